@@ -1,0 +1,5 @@
+//! Skeleton.
+/// Skeleton.
+#[derive(Debug)] pub struct LocalHost;
+/// Skeleton.
+#[derive(Debug)] pub struct LocalHostConfig;

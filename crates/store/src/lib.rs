@@ -1,0 +1,53 @@
+//! What outlives a session: logins and their leases, snapshots, session records, the credential spool, the journal.
+//!
+//! One trait per concern; [`Store`] bundles one implementation of each. [`embedded`] is a directory on this machine,
+//! [`memory`] is for tests; both pass [`suite`]. Nothing here knows what an actor or a Codex message is.
+
+pub mod embedded;
+mod error;
+mod ids;
+mod journal;
+mod leases;
+mod page;
+mod records;
+mod seeds;
+mod snapshots;
+mod spool;
+
+#[cfg(feature = "testsuite")]
+pub mod faulty;
+#[cfg(feature = "testsuite")]
+pub mod memory;
+#[cfg(feature = "testsuite")]
+pub mod suite;
+
+use std::sync::Arc;
+
+pub use error::{Result, StoreError};
+pub use ids::{Holder, RunId, SeedId, SessionId, SnapshotId};
+pub use journal::{Draft, Gap, Journal, JournalStream, Record, Slice};
+pub use leases::{LEASE_TTL, Lease, Leases, Renewal, Want};
+pub use page::{Page, PageRequest};
+pub use records::{Inserted, RecordFilter, RecordRow, Records};
+pub use seeds::{
+    Account, NewSeed, SaveOutcome, SeedFiles, SeedPatch, SeedRow, SeedStatus, SeedVersion, Seeds, StoredLease,
+};
+pub use snapshots::{NewSnapshot, SNAPSHOTS_KEPT, SnapshotRow, SnapshotWriter, Snapshots};
+pub use spool::{Spool, SpoolEntry, SpoolId};
+
+/// One implementation of each concern.
+#[derive(Clone)]
+pub struct Store {
+    /// Logins.
+    pub seeds: Arc<dyn Seeds>,
+    /// The right to use one of them.
+    pub leases: Arc<dyn Leases>,
+    /// Stored workdirs.
+    pub snapshots: Arc<dyn Snapshots>,
+    /// What each session is and how far it came.
+    pub records: Arc<dyn Records>,
+    /// Rotated logins on this machine's disk, until the store has them.
+    pub spool: Arc<dyn Spool>,
+    /// Every session's ordered events.
+    pub journal: Arc<dyn Journal>,
+}
