@@ -8,7 +8,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::{EnvPlan, ExitStatus};
+use bytes::Bytes;
+
+use crate::{EnvPlan, ExitStatus, Host, HostError, Result, TaskDir};
 
 /// Bytes of the agent's standard error that are kept (S-088).
 pub const STDERR_TAIL: usize = 64 * 1024;
@@ -67,4 +69,46 @@ pub enum Signal {
     Term,
     /// SIGKILL.
     Kill,
+}
+
+fn not_yet<T>(dir: &TaskDir) -> Result<T> {
+    Err(HostError::Program {
+        program: "guard".into(),
+        why: format!("it is not there yet for {}", dir.path().display()),
+    })
+}
+
+/// [`Host::guard_start`] on the other primitives of a host.
+pub async fn start(_host: &dyn Host, dir: &TaskDir, _spec: GuardSpec) -> Result<AgentIdentity> {
+    not_yet(dir)
+}
+
+/// [`Host::guard_state`] on the other primitives of a host.
+pub async fn state(_host: &dyn Host, dir: &TaskDir) -> Result<AgentState> {
+    not_yet(dir)
+}
+
+/// [`Host::guard_heartbeat`] on the other primitives of a host.
+pub async fn heartbeat(_host: &dyn Host, dir: &TaskDir) -> Result<()> {
+    not_yet(dir)
+}
+
+/// [`Host::guard_signal`] on the other primitives of a host.
+pub async fn signal(_host: &dyn Host, dir: &TaskDir, _signal: Signal) -> Result<bool> {
+    not_yet(dir)
+}
+
+/// [`Host::guard_gone`] on the other primitives of a host.
+pub async fn gone(_host: &dyn Host, dir: &TaskDir, _limit: Duration) -> Result<bool> {
+    not_yet(dir)
+}
+
+/// [`Host::guard_kill_leftovers`] on the other primitives of a host.
+pub async fn kill_leftovers(_host: &dyn Host, dir: &TaskDir) -> Result<usize> {
+    not_yet(dir)
+}
+
+/// [`Host::guard_stderr`] on the other primitives of a host.
+pub async fn stderr_tail(_host: &dyn Host, dir: &TaskDir) -> Result<Bytes> {
+    not_yet(dir)
 }
