@@ -1,1 +1,8 @@
-//! Skeleton.
+//! What Codex says and writes, without I/O: the app-server's wire, its files, its command line.
+//!
+//! Everything here is a function of its arguments or a state machine that is told what happened. Bytes come from and
+//! go to `optio-host`; who does what and when is `optio-actors`' business.
+
+pub mod requests;
+pub mod rpc;
+pub mod turns;
