@@ -1,0 +1,173 @@
+/** The service's HTTP API: one function a route, and {@link Problem} for everything that goes wrong. */
+
+import type {
+  Approval,
+  Decision,
+  Host,
+  Message,
+  NewSession,
+  Page,
+  ProblemBody,
+  Seed,
+  Session,
+  TurnAccepted,
+} from "./protocol";
+
+/** What a person does when the cookie is missing or has run out. */
+export const LOGIN_HINT = "Open the login link that the service printed (or `make run` prints).";
+
+/** A request that waits longer than this is given up, so that no button stays busy for ever. */
+const REQUEST_LIMIT_MS = 30_000;
+
+/** A page of a list; the service allows 500. */
+const PAGE_SIZE = 200;
+
+/** A list is read up to this many pages (a thousand sessions fit five times over). */
+const PAGE_LIMIT = 25;
+
+/** A failed request: the service's problem, or what kept it from answering. */
+export class Problem extends Error {
+  /** The HTTP status, 0 when there was no answer. */
+  readonly status: number;
+  /** The service's machine-readable code, empty when there is none. */
+  readonly code: string;
+  readonly requestId: string;
+  /** What is wrong with which field of the request. */
+  readonly fields: ReadonlyMap<string, string>;
+
+  constructor(status: number, message: string, body: ProblemBody = {}) {
+    super(message);
+    this.name = "Problem";
+    this.status = status;
+    this.code = body.code ?? "";
+    this.requestId = body.request_id ?? "";
+    this.fields = new Map(
+      (Array.isArray(body.errors) ? body.errors : [])
+        .filter((error) => typeof error.field === "string")
+        .map((error) => [String(error.field), error.detail ?? error.message ?? "is not valid"]),
+    );
+  }
+}
+
+/** Turns whatever was thrown into a sentence for a person. */
+export function explain(thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message : String(thrown);
+}
+
+let onUnauthenticated: () => void = () => {};
+
+/** Names the function that hears of every 401. */
+export function whenUnauthenticated(listener: () => void): void {
+  onUnauthenticated = listener;
+}
+
+async function problemOf(response: Response): Promise<Problem> {
+  if (response.status === 401) {
+    onUnauthenticated();
+    return new Problem(401, LOGIN_HINT, { code: "unauthenticated" });
+  }
+  let body: ProblemBody = {};
+  if (response.headers.get("content-type")?.includes("json")) {
+    try {
+      const parsed: unknown = await response.json();
+      if (typeof parsed === "object" && parsed !== null) body = parsed;
+    } catch {
+      // A body that is not JSON says nothing; the status line below does.
+    }
+  }
+  const what = body.detail ?? body.title ?? `the service answered ${response.status} ${response.statusText}`.trim();
+  return new Problem(response.status, what, body);
+}
+
+async function request<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<T> {
+  let response: Response;
+  try {
+    response = await fetch(path, {
+      method,
+      credentials: "same-origin",
+      headers: {
+        accept: "application/json",
+        ...(body === undefined ? {} : { "content-type": "application/json" }),
+        ...headers,
+      },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      signal: AbortSignal.timeout(REQUEST_LIMIT_MS),
+    });
+  } catch (thrown) {
+    const late = thrown instanceof DOMException && thrown.name === "TimeoutError";
+    throw new Problem(
+      0,
+      late ? `The service did not answer within ${REQUEST_LIMIT_MS / 1000} s.` : "The service cannot be reached.",
+    );
+  }
+  if (!response.ok) throw await problemOf(response);
+  if (response.status === 204) return undefined as T;
+  const text = await response.text();
+  if (text === "") return undefined as T;
+  try {
+    return JSON.parse(text) as T;
+  } catch {
+    throw new Problem(response.status, "The service's answer is not JSON.");
+  }
+}
+
+async function all<T>(path: string): Promise<T[]> {
+  const found: T[] = [];
+  let cursor: string | null = null;
+  for (let page = 0; page < PAGE_LIMIT; page += 1) {
+    const query = new URLSearchParams({ limit: String(PAGE_SIZE), ...(cursor === null ? {} : { cursor }) });
+    const answer: Page<T> = await request<Page<T>>("GET", `${path}?${query}`);
+    found.push(...answer.data);
+    cursor = answer.next_cursor;
+    if (cursor === null) break;
+  }
+  return found;
+}
+
+const session = (id: string): string => `/v1/sessions/${encodeURIComponent(id)}`;
+
+export const listSessions = (): Promise<Session[]> => all<Session>("/v1/sessions");
+
+export const getSession = (id: string): Promise<Session> => request("GET", session(id));
+
+/** Creates and launches a session; the same `key` twice creates one. */
+export const createSession = (body: NewSession, key: string): Promise<Session> =>
+  request("POST", "/v1/sessions", body, { "idempotency-key": key });
+
+export const deleteSession = (id: string): Promise<void> => request("DELETE", session(id));
+
+export const stopSession = (id: string, mode: "graceful" | "cancel"): Promise<unknown> =>
+  request("POST", `${session(id)}/stop`, { mode });
+
+export const resumeSession = (id: string): Promise<unknown> => request("POST", `${session(id)}/resume`, {});
+
+export const interruptSession = (id: string): Promise<unknown> => request("POST", `${session(id)}/interrupt`, {});
+
+/** Gives a session a message; the same `key` twice delivers it once. */
+export const sendTurn = (id: string, text: string, mode: "auto" | "steer", key: string): Promise<TurnAccepted> =>
+  request("POST", `${session(id)}/turns`, { text, mode }, { "idempotency-key": key });
+
+/** One page of the folded conversation, newest first. */
+export function listMessages(id: string, limit: number, cursor: string | null): Promise<Page<Message>> {
+  const query = new URLSearchParams({ limit: String(limit), ...(cursor === null ? {} : { cursor }) });
+  return request("GET", `${session(id)}/messages?${query}`);
+}
+
+export const listApprovals = (id: string): Promise<Approval[]> => all<Approval>(`${session(id)}/approvals`);
+
+/** Answers an approval; whoever comes second gets a 409. */
+export const answerApproval = (id: string, approval: string, decision: Decision): Promise<Approval | undefined> =>
+  request("POST", `${session(id)}/approvals/${encodeURIComponent(approval)}`, { decision });
+
+export const listSeeds = (): Promise<Seed[]> => all<Seed>("/v1/seeds");
+
+/** Stores a login. `auth_json` is the file's text, untouched. */
+export const importSeed = (body: { auth_json: string; config_toml?: string; pool?: string }): Promise<Seed> =>
+  request("POST", "/v1/seeds", body);
+
+export const listHosts = (): Promise<Host[]> => all<Host>("/v1/hosts");
+
+/** Makes a key that no other request has. `randomUUID` is missing on pages served over plain HTTP from another machine. */
+export function freshKey(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

@@ -1,0 +1,86 @@
+/** What is typed into the new-session form, and the request it becomes. */
+
+import type { NewSession } from "./protocol";
+
+/** The form as typed. Kept by the page while it is open, so that looking at another view loses nothing. */
+export interface SessionForm {
+  name: string;
+  host: string;
+  instructions: string;
+  model: string;
+  /** `""` none, `seed:<id>` or `pool:<key>`. */
+  login: string;
+  permissionGate: boolean;
+  autoStart: boolean;
+  sandbox: "" | "read-only" | "workspace-write" | "danger-full-access";
+  codexConfig: string;
+  env: string;
+}
+
+export const EMPTY_FORM: Readonly<SessionForm> = {
+  name: "",
+  host: "local",
+  instructions: "",
+  model: "",
+  login: "",
+  permissionGate: true,
+  autoStart: false,
+  sandbox: "",
+  codexConfig: "",
+  env: "",
+};
+
+/** Either the request, or what is wrong with which field. */
+export type Checked = { body: NewSession } | { fields: Map<string, string> };
+
+/** Reads `key = value` lines; blank lines and lines that start with `#` are skipped. The error names the line. */
+export function parseLines(text: string): { pairs: [string, string][] } | { error: string } {
+  const pairs: [string, string][] = [];
+  for (const [index, line] of text.split("\n").entries()) {
+    if (line.trim() === "" || line.trimStart().startsWith("#")) continue;
+    const at = line.indexOf("=");
+    const key = line.slice(0, at === -1 ? undefined : at).trim();
+    if (at === -1 || key === "") return { error: `line ${index + 1} is not “key = value”` };
+    if (pairs.some(([other]) => other === key)) return { error: `line ${index + 1} sets “${key}” again` };
+    pairs.push([key, line.slice(at + 1)]);
+  }
+  return { pairs };
+}
+
+/** Reads a Codex config value: a number, true, false, a quoted string or a list as such, anything else as a string. */
+export function configValue(text: string): unknown {
+  const trimmed = text.trim();
+  try {
+    return JSON.parse(trimmed) as unknown;
+  } catch {
+    return trimmed;
+  }
+}
+
+/** Turns the form into a request. Only what was filled in is sent; the service knows the defaults. */
+export function check(form: SessionForm): Checked {
+  const fields = new Map<string, string>();
+  const body: NewSession = { mode: "conversation", instructions: form.instructions };
+  if (form.name.trim() !== "") body.name = form.name.trim();
+  if (form.host !== "" && form.host !== "local") body.host = form.host;
+  if (form.model.trim() !== "") body.model = form.model.trim();
+  if (form.login.startsWith("seed:")) body.seed = { id: form.login.slice("seed:".length) };
+  if (form.login.startsWith("pool:")) body.seed = { pool: form.login.slice("pool:".length) };
+  body.permission_gate = form.permissionGate;
+  if (form.autoStart) body.auto_start = true;
+  if (form.sandbox !== "") body.sandbox = form.sandbox;
+  // Full access and isolation contradict each other, and the service refuses the pair (S-036).
+  if (form.sandbox === "danger-full-access") body.fs_isolation = false;
+
+  const config = parseLines(form.codexConfig);
+  if ("error" in config) fields.set("codex_config", config.error);
+  else if (config.pairs.length > 0) {
+    body.codex_config = Object.fromEntries(config.pairs.map(([key, value]) => [key, configValue(value)]));
+  }
+  // A variable's value is kept as typed: blanks may matter.
+  const env = parseLines(form.env);
+  if ("error" in env) fields.set("env", env.error);
+  else if (env.pairs.length > 0) body.env = Object.fromEntries(env.pairs);
+
+  return fields.size > 0 ? { fields } : { body };
+}
