@@ -32,7 +32,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use archive::{Codec, Excludes};
 pub use codex_binary::CodexBinary;
-pub use command::{Command, EnvPlan, Output};
+pub use command::{Command, DEFAULT_LIMIT, EnvPlan, OUTPUT_LIMIT, Output};
 pub use error::{HostError, Result};
 pub use guard::{AgentIdentity, AgentState, GuardSpec, Signal};
 pub use local::{LocalHost, LocalHostConfig};
