@@ -1,16 +1,30 @@
 //! The guard: how an agent outlives the service and still never outlives its lease (DESIGN §7).
 //!
-//! One POSIX `sh` script (`guard.sh`, beside this file's tests) parents the agent in a session and process group of
+//! One POSIX `sh` script (`guard/guard.sh`, the same on every host) starts the agent in a session and process group of
 //! its own, writes who the agent is, and later how it ended, to files in `<task dir>/guard/`, and is a dead-man's
 //! switch: when nobody has touched the heartbeat for [`GuardSpec::term_after`] it sends SIGTERM to the agent's
 //! group, and at [`GuardSpec::kill_after`] SIGKILL.
+//!
+//! The functions here are [`Host`]'s `guard_*` methods, made of its other primitives only, so a host behind SSH gets
+//! them for nothing. The script's head says which processes and files there are.
+
+mod launch;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{EnvPlan, ExitStatus, Host, HostError, Result, TaskDir};
+use crate::{Command, EnvPlan, ExitStatus, Host, HostError, Output, RelPath, Result, TaskDir};
+
+/// The script; written into each task directory at each start, so a host never runs one of another version.
+const SCRIPT: &str = include_str!("guard/guard.sh");
+
+/// How long a verb of the script may take that has nothing to wait for. It takes milliseconds on an idle host.
+const VERB_LIMIT: Duration = Duration::from_secs(20);
+
+/// Longest file of the guard's that we read; they hold one line.
+const FILE_LIMIT: u64 = 4096;
 
 /// Bytes of the agent's standard error that are kept (S-088).
 pub const STDERR_TAIL: usize = 64 * 1024;
@@ -71,44 +85,252 @@ pub enum Signal {
     Kill,
 }
 
-fn not_yet<T>(dir: &TaskDir) -> Result<T> {
-    Err(HostError::Program {
-        program: "guard".into(),
-        why: format!("it is not there yet for {}", dir.path().display()),
-    })
-}
-
 /// [`Host::guard_start`] on the other primitives of a host.
-pub async fn start(_host: &dyn Host, dir: &TaskDir, _spec: GuardSpec) -> Result<AgentIdentity> {
-    not_yet(dir)
+pub async fn start(host: &dyn Host, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
+    let launch = launch::file(&spec)?;
+    let run = format!(
+        "{} {} {}\n",
+        spec.run_mark,
+        hundredths(spec.term_after),
+        hundredths(spec.kill_after)
+    );
+    // Before anything is overwritten: these files belong to an agent that may be alive.
+    if let AgentState::Running(agent) = state(host, dir).await? {
+        return Err(already_running(dir, agent.pid));
+    }
+    host.write(
+        dir,
+        &file("guard.sh")?,
+        Bytes::from_static(SCRIPT.as_bytes()),
+        0o600,
+    )
+    .await?;
+    host.write(dir, &file("run")?, run.into(), 0o600).await?;
+    beat(host, dir).await?;
+    host.write(dir, &file("launch")?, launch, 0o600).await?;
+    let answer = verb(host, dir, "start", &[], VERB_LIMIT).await;
+    let removed = host.remove(dir, &file("launch")?).await;
+    let answer = answer?;
+    removed?;
+    match words(&answer)[..] {
+        ["started", pid, start_time] => identity(pid, start_time),
+        ["running", pid] => Err(already_running(dir, number(pid)?)),
+        ["failed", ..] => Err(HostError::Program {
+            program: spec.argv.first().cloned().unwrap_or_default(),
+            why: answer.trim().trim_start_matches("failed ").to_owned(),
+        }),
+        _ => Err(unexpected(&answer)),
+    }
 }
 
 /// [`Host::guard_state`] on the other primitives of a host.
-pub async fn state(_host: &dyn Host, dir: &TaskDir) -> Result<AgentState> {
-    not_yet(dir)
+pub async fn state(host: &dyn Host, dir: &TaskDir) -> Result<AgentState> {
+    if !started(host, dir).await? {
+        return Ok(AgentState::Absent);
+    }
+    let answer = verb(host, dir, "state", &[], VERB_LIMIT).await?;
+    match words(&answer)[..] {
+        ["absent"] => Ok(AgentState::Absent),
+        ["running", pid, start_time] => Ok(AgentState::Running(identity(pid, start_time)?)),
+        ["exited", pid, start_time, status, stale] => Ok(AgentState::Exited {
+            identity: identity(pid, start_time)?,
+            status: exit_status(status)?,
+            by_guard: stale == "1",
+        }),
+        _ => Err(unexpected(&answer)),
+    }
 }
 
 /// [`Host::guard_heartbeat`] on the other primitives of a host.
-pub async fn heartbeat(_host: &dyn Host, dir: &TaskDir) -> Result<()> {
-    not_yet(dir)
+///
+/// Costs no process as long as the watcher shows that it saw the heartbeat before. A watcher killed after that is
+/// therefore replaced by the second heartbeat from then, not by the first.
+pub async fn heartbeat(host: &dyn Host, dir: &TaskDir) -> Result<()> {
+    let before = read(host, dir, "heartbeat").await?;
+    let seen = read(host, dir, "seen").await?;
+    beat(host, dir).await?;
+    if before.is_some() && before == seen {
+        return Ok(());
+    }
+    if started(host, dir).await? {
+        verb(host, dir, "rewatch", &[], VERB_LIMIT).await?;
+    }
+    Ok(())
 }
 
 /// [`Host::guard_signal`] on the other primitives of a host.
-pub async fn signal(_host: &dyn Host, dir: &TaskDir, _signal: Signal) -> Result<bool> {
-    not_yet(dir)
+pub async fn signal(host: &dyn Host, dir: &TaskDir, signal: Signal) -> Result<bool> {
+    if !started(host, dir).await? {
+        return Ok(false);
+    }
+    let name = match signal {
+        Signal::Int => "INT",
+        Signal::Term => "TERM",
+        Signal::Kill => "KILL",
+    };
+    Ok(verb(host, dir, "signal", &[name], VERB_LIMIT).await?.trim() == "sent")
 }
 
 /// [`Host::guard_gone`] on the other primitives of a host.
-pub async fn gone(_host: &dyn Host, dir: &TaskDir, _limit: Duration) -> Result<bool> {
-    not_yet(dir)
+pub async fn gone(host: &dyn Host, dir: &TaskDir, limit: Duration) -> Result<bool> {
+    if !started(host, dir).await? {
+        return Ok(true);
+    }
+    let wait = hundredths(limit).to_string();
+    let answer = verb(host, dir, "gone", &[&wait], limit.saturating_add(VERB_LIMIT)).await?;
+    match words(&answer)[..] {
+        ["gone"] => Ok(true),
+        ["left", ref left @ ..] => {
+            tracing::debug!(dir = %dir.path().display(), ?left, "processes of the agent are left");
+            Ok(false)
+        }
+        _ => Err(unexpected(&answer)),
+    }
 }
 
 /// [`Host::guard_kill_leftovers`] on the other primitives of a host.
-pub async fn kill_leftovers(_host: &dyn Host, dir: &TaskDir) -> Result<usize> {
-    not_yet(dir)
+pub async fn kill_leftovers(host: &dyn Host, dir: &TaskDir) -> Result<usize> {
+    if !started(host, dir).await? {
+        return Ok(0);
+    }
+    let answer = verb(host, dir, "kill", &[], VERB_LIMIT).await?;
+    answer.trim().parse().map_err(|_| unexpected(&answer))
 }
 
 /// [`Host::guard_stderr`] on the other primitives of a host.
-pub async fn stderr_tail(_host: &dyn Host, dir: &TaskDir) -> Result<Bytes> {
-    not_yet(dir)
+pub async fn stderr_tail(host: &dyn Host, dir: &TaskDir) -> Result<Bytes> {
+    let path = file("stderr")?;
+    if host.info(dir, &path).await?.is_none() {
+        return Ok(Bytes::new());
+    }
+    let path = text(dir.join(&path))?;
+    let output = host
+        .run(command(vec![
+            "tail".into(),
+            "-c".into(),
+            STDERR_TAIL.to_string(),
+            path,
+        ]))
+        .await?;
+    Ok(succeeded("reading the agent's standard error", output)?.stdout)
 }
+
+/// True if an agent was ever started here: the script and what it needs to know are on disk.
+async fn started(host: &dyn Host, dir: &TaskDir) -> Result<bool> {
+    Ok(host.info(dir, &file("run")?).await?.is_some())
+}
+
+async fn beat(host: &dyn Host, dir: &TaskDir) -> Result<()> {
+    let beat = format!("{}\n", uuid::Uuid::new_v4().simple());
+    host.write(dir, &file("heartbeat")?, beat.into(), 0o600).await
+}
+
+async fn read(host: &dyn Host, dir: &TaskDir, name: &str) -> Result<Option<Bytes>> {
+    match host.read(dir, &file(name)?, FILE_LIMIT).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(HostError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs a verb of the script and answers what it printed.
+async fn verb(host: &dyn Host, dir: &TaskDir, verb: &str, args: &[&str], limit: Duration) -> Result<String> {
+    let script = text(dir.join(&file("guard.sh")?))?;
+    let files = text(dir.path().join("guard"))?;
+    let mut argv = vec!["sh".to_owned(), script, verb.to_owned(), files];
+    argv.extend(args.iter().map(|arg| (*arg).to_owned()));
+    let output = host
+        .run(Command {
+            limit,
+            ..command(argv)
+        })
+        .await?;
+    let output = succeeded(&format!("the guard's {verb}"), output)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A command that does not depend on the user's home being there.
+fn command(argv: Vec<String>) -> Command {
+    Command {
+        cwd: Some(PathBuf::from("/")),
+        ..Command::new(argv)
+    }
+}
+
+fn succeeded(what: &str, output: Output) -> Result<Output> {
+    if output.success() {
+        return Ok(output);
+    }
+    Err(HostError::Failed {
+        what: what.to_owned(),
+        status: output.status.to_string(),
+        stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
+fn file(name: &str) -> Result<RelPath> {
+    RelPath::new(format!("guard/{name}"))
+}
+
+fn text(path: PathBuf) -> Result<String> {
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| HostError::Refused {
+            what: "task directory",
+            value: path.to_string_lossy().into_owned(),
+            why: "it is not UTF-8",
+        })
+}
+
+fn already_running(dir: &TaskDir, pid: u32) -> HostError {
+    HostError::AlreadyRunning {
+        dir: dir.path().display().to_string(),
+        pid,
+    }
+}
+
+fn unexpected(answer: &str) -> HostError {
+    HostError::Failed {
+        what: "the guard".into(),
+        status: "an answer that is none".into(),
+        stderr: answer.trim().to_owned(),
+    }
+}
+
+fn words(answer: &str) -> Vec<&str> {
+    answer.split_whitespace().collect()
+}
+
+fn number<N: std::str::FromStr>(word: &str) -> Result<N> {
+    word.parse().map_err(|_| unexpected(word))
+}
+
+fn identity(pid: &str, start_time: &str) -> Result<AgentIdentity> {
+    Ok(AgentIdentity {
+        pid: number(pid)?,
+        start_time: number(start_time)?,
+    })
+}
+
+/// Reads a status as a shell gives it: 128 and more is a signal. A program that returns such a number by itself is not
+/// told apart; those that do mean the same by it.
+fn exit_status(word: &str) -> Result<ExitStatus> {
+    if word == "unknown" {
+        return Ok(ExitStatus::Unknown);
+    }
+    let status: i32 = number(word)?;
+    Ok(match status {
+        129..=192 => ExitStatus::Signal(status - 128),
+        code => ExitStatus::Code(code),
+    })
+}
+
+/// Whole hundredths of a second, rounded down: a limit is never stretched.
+fn hundredths(time: Duration) -> u64 {
+    u64::try_from(time.as_millis() / 10)
+        .unwrap_or(u64::MAX)
+        .min(MAX_HUNDREDTHS)
+}
+
+/// Some three years; keeps the script's sums far from overflow.
+const MAX_HUNDREDTHS: u64 = 10_000_000_000;
