@@ -8,10 +8,13 @@
 //!
 //! It performs nothing: every input answers a list of [`Effect`]s, in the order in which they are to happen.
 
+mod effect;
+
 use std::collections::VecDeque;
-use std::fmt;
 
 use serde::Deserialize;
+
+pub use effect::{Delivery, Effect, GivenBack, MessageId, TurnStatus};
 
 use crate::requests::ThreadStatus;
 use crate::rpc::{RpcError, Text};
@@ -19,132 +22,6 @@ use crate::rpc::{RpcError, Text};
 /// The most messages held back or unacknowledged at once; one more is given back. A person types a handful, a runaway tool must not fill
 /// the memory.
 pub const MAX_HELD: usize = 64;
-
-/// One message of the user, numbered in the order of [`Turns::submit`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MessageId(u64);
-
-impl fmt::Display for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// What to do, and what has become a fact. Every message gets exactly one of [`Effect::Joined`],
-/// [`Effect::GivenBack`] and [`Effect::Unconfirmed`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Do: write `turn/start`, and bring its answer to [`Turns::start_answered`].
-    Start {
-        /// The message to send.
-        message: MessageId,
-    },
-    /// Do: write `turn/steer`, and bring its answer to [`Turns::steer_answered`].
-    Steer {
-        /// The message to send.
-        message: MessageId,
-        /// The `expectedTurnId`.
-        turn: String,
-    },
-    /// Do: write `turn/interrupt`, and bring a refusal to [`Turns::interrupt_refused`].
-    Interrupt {
-        /// The turn to end.
-        turn: String,
-    },
-    /// Fact: a turn runs.
-    TurnStarted {
-        /// Its id.
-        turn: String,
-    },
-    /// Fact: the server took the message, and this is the turn that answers it. That turn may have ended already.
-    Joined {
-        /// Which message.
-        message: MessageId,
-        /// Which turn.
-        turn: String,
-        /// How it got there.
-        delivery: Delivery,
-    },
-    /// Fact: a turn is over.
-    TurnEnded {
-        /// Its id.
-        turn: String,
-        /// How; `None` when it ended out of sight (while the connection was down, or with the process).
-        status: Option<TurnStatus>,
-        /// The messages it answered, in order.
-        messages: Vec<MessageId>,
-    },
-    /// Fact: the message did not reach the agent; its sender still has it.
-    GivenBack {
-        /// Which message.
-        message: MessageId,
-        /// Why.
-        why: GivenBack,
-    },
-    /// Fact: the connection broke before the server said whether it took the message. It must not be sent again
-    /// unasked: it may have arrived.
-    Unconfirmed {
-        /// Which message.
-        message: MessageId,
-    },
-}
-
-/// How a message reached its turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    /// It began the turn.
-    Start,
-    /// It was added to a running turn.
-    Steer,
-}
-
-/// Why a message never reached the agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GivenBack {
-    /// The server said no.
-    Refused(RpcError),
-    /// It was still held when the user interrupted.
-    Interrupted,
-    /// [`MAX_HELD`] messages were waiting already.
-    TooMany,
-    /// The conversation is over.
-    Closed,
-}
-
-/// How a turn ended (S-347).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TurnStatus {
-    /// By itself.
-    Completed,
-    /// By `turn/interrupt`, or by an approval answered with cancel.
-    Interrupted,
-    /// By an error.
-    Failed,
-    /// By a word of a later Codex.
-    Other(String),
-}
-
-impl TurnStatus {
-    /// Reads the wire's word.
-    pub fn from_wire(word: &str) -> Self {
-        match word {
-            "completed" => Self::Completed,
-            "interrupted" => Self::Interrupted,
-            "failed" => Self::Failed,
-            other => Self::Other(other.to_owned()),
-        }
-    }
-
-    /// Answers the wire's word.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Completed => "completed",
-            Self::Interrupted => "interrupted",
-            Self::Failed => "failed",
-            Self::Other(word) => word,
-        }
-    }
-}
 
 /// Nothing runs and nothing waits, so there is nothing to interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -174,8 +51,8 @@ struct Start {
     message: MessageId,
     /// The id in the acknowledgement. Only good as a name for a turn that ended out of sight.
     acked: Option<String>,
-    /// The turn that began after it was written.
-    turn: Option<String>,
+    /// The newest turn that began since it was written.
+    seen: Option<String>,
 }
 
 /// A message that waits for its chance.
@@ -287,10 +164,8 @@ impl Turns {
                 why: GivenBack::Interrupted,
             });
         }
-        if !matches!(self.state, State::Idle) {
-            self.wish = true;
-            self.ask(&mut effects);
-        }
+        self.wish = true;
+        self.ask(&mut effects);
         Ok(effects)
     }
 
@@ -306,7 +181,6 @@ impl Turns {
                 self.start = None;
                 if matches!(self.state, State::Starting) {
                     self.state = State::Idle;
-                    self.wish = false;
                 }
                 effects.push(Effect::GivenBack {
                     message,
@@ -315,6 +189,7 @@ impl Turns {
             }
         }
         self.settle_start(&mut effects);
+        self.forget_wish_when_idle();
         self.dispatch(&mut effects);
         effects
     }
@@ -356,6 +231,7 @@ impl Turns {
                 );
             }
         }
+        self.forget_wish_when_idle();
         self.dispatch(&mut effects);
         effects
     }
@@ -469,23 +345,11 @@ impl Turns {
         let mut effects = Vec::new();
         self.attached = false;
         self.told = false;
-        // A start that was acknowledged, or whose turn began, arrived.
+        // An acknowledged start arrived; what became of its turn is found at the re-attach.
         if let Some(start) = self.start.take_if(|start| start.acked.is_none()) {
-            match start.turn {
-                Some(turn) => {
-                    if self.current() == Some(&turn) {
-                        self.joined.push(start.message);
-                    }
-                    effects.push(Effect::Joined {
-                        message: start.message,
-                        turn,
-                        delivery: Delivery::Start,
-                    });
-                }
-                None => effects.push(Effect::Unconfirmed {
-                    message: start.message,
-                }),
-            }
+            effects.push(Effect::Unconfirmed {
+                message: start.message,
+            });
         }
         for (message, _) in self.steering.drain(..) {
             effects.push(Effect::Unconfirmed { message });
@@ -518,6 +382,7 @@ impl Turns {
                 }
                 _ => {
                     self.end(None, &mut effects);
+                    self.wish = false;
                     if let Some(start) = self.start.take() {
                         let turn = start
                             .acked
@@ -591,10 +456,8 @@ impl Turns {
             *certain = true;
             return;
         }
-        if matches!(self.state, State::Starting)
-            && let Some(start) = &mut self.start
-        {
-            start.turn = Some(turn.to_owned());
+        if let Some(start) = &mut self.start {
+            start.seen = Some(turn.to_owned());
         }
         self.state = State::Active {
             turn: Some(turn.to_owned()),
@@ -610,7 +473,8 @@ impl Turns {
 
     /// Ends the running turn, if one runs; a start on its way is left to its acknowledgement.
     fn end(&mut self, status: Option<TurnStatus>, effects: &mut Vec<Effect>) {
-        self.wish = false;
+        // What is not acknowledged may yet belong to a turn the wish is about as well.
+        self.wish &= self.is_in_flight();
         let messages = std::mem::take(&mut self.joined);
         if let State::Active { turn: Some(turn), .. } = std::mem::replace(&mut self.state, State::Idle) {
             effects.push(Effect::TurnEnded {
@@ -622,25 +486,52 @@ impl Turns {
     }
 
     /// Lets the start in flight join its turn once it is acknowledged and the turn is known.
+    ///
+    /// The server acknowledges before a turn can take the message in. So a turn that runs at the acknowledgement, or
+    /// begins after it, is the one, whatever id was acknowledged; a turn that was over by then is it only by name, and
+    /// otherwise the message's own turn is still to come.
     fn settle_start(&mut self, effects: &mut Vec<Effect>) {
-        let Some(start) = &self.start else { return };
-        if start.acked.is_none() {
-            return;
-        }
-        let running = self.current();
-        let Some(turn) = start.turn.as_deref().or(running).map(str::to_owned) else {
+        let Some(Start {
+            message,
+            acked: Some(acked),
+            seen,
+        }) = &self.start
+        else {
             return;
         };
-        let message = start.message;
-        if running == Some(&turn) {
+        let message = *message;
+        let running = self.current().map(str::to_owned);
+        if let Some(turn) = running {
             self.joined.push(message);
+            self.start = None;
+            effects.push(Effect::Joined {
+                message,
+                turn,
+                delivery: Delivery::Start,
+            });
+        } else if seen.as_ref() == Some(acked) {
+            let turn = acked.clone();
+            self.start = None;
+            effects.push(Effect::Joined {
+                message,
+                turn,
+                delivery: Delivery::Start,
+            });
+        } else if matches!(self.state, State::Idle) {
+            self.state = State::Starting;
         }
-        self.start = None;
-        effects.push(Effect::Joined {
-            message,
-            turn,
-            delivery: Delivery::Start,
-        });
+    }
+
+    /// Says whether the server has a message it did not acknowledge.
+    fn is_in_flight(&self) -> bool {
+        self.start.is_some() || !self.steering.is_empty()
+    }
+
+    /// Drops the wish for an end once there is nothing left that it could be about.
+    fn forget_wish_when_idle(&mut self) {
+        if matches!(self.state, State::Idle) && !self.is_in_flight() {
+            self.wish = false;
+        }
     }
 
     /// Interrupts the running turn when that is wished and possible.
@@ -666,12 +557,12 @@ impl Turns {
             && let Some(next) = self.held.front()
         {
             match &self.state {
-                State::Idle if self.start.is_none() => {
+                State::Idle if self.start.is_none() && !self.wish => {
                     let message = next.message;
                     self.start = Some(Start {
                         message,
                         acked: None,
-                        turn: None,
+                        seen: None,
                     });
                     self.state = State::Starting;
                     effects.push(Effect::Start { message });
