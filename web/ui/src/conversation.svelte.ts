@@ -69,7 +69,7 @@ export class Conversation {
       if (this.#closed) return;
       const fold = new Fold();
       fold.prepend(messages.data);
-      fold.addApprovals(approvals.filter((approval) => approval.state === "pending" || messages.next_cursor === null));
+      fold.addApprovals(approvals);
       this.#fold = fold;
       this.#queue = [];
       this.#rows.clear();

@@ -114,9 +114,13 @@ export class Fold {
     this.#number(0);
   }
 
-  /** Adds approvals the messages do not have, and brings those they have up to date. */
+  /** Adds open approvals that the messages do not have, and brings those they have up to date. */
   addApprovals(approvals: readonly Approval[]): void {
-    for (const approval of approvals) this.#approval(approval, this.#through);
+    for (const approval of approvals) {
+      const known = this.#positions.has(approvalKey(approval.id));
+      // An answered one that is not here stands further up, on a page that has not been loaded.
+      if (known || approval.state === "pending") this.#approval(approval, this.#through);
+    }
   }
 
   /** Shows a message that the service has taken but Codex has not repeated yet. */
