@@ -17,8 +17,8 @@ pub enum StoreError {
         /// Its id, as given.
         id: String,
     },
-    /// Somebody else changed it first.
-    #[error("{what} {id} was changed by somebody else: {why}")]
+    /// Somebody else changed it first, or has it.
+    #[error("{what} {id} is in conflict: {why}")]
     Conflict {
         /// Kind of thing.
         what: &'static str,

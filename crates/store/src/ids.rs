@@ -85,6 +85,10 @@ prefixed_id!(
     /// One stored workdir.
     SnapshotId, "snapshot", "snap_"
 );
+prefixed_id!(
+    /// One question of an agent to a person.
+    ApprovalId, "approval", "apr_"
+);
 
 /// One stored login: 24 lower-case hex digits, as a MongoDB ObjectId is written (T-005).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

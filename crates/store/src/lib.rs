@@ -3,6 +3,7 @@
 //! One trait per concern; [`Store`] bundles one implementation of each. [`embedded`] is a directory on this machine,
 //! [`memory`] is for tests; both pass [`suite`]. Nothing here knows what an actor or a Codex message is.
 
+mod clock;
 pub mod embedded;
 mod error;
 mod ids;
@@ -10,6 +11,8 @@ mod journal;
 mod leases;
 mod page;
 mod records;
+mod sealed;
+mod seed_archive;
 mod seeds;
 mod snapshots;
 mod spool;
@@ -23,14 +26,18 @@ pub mod suite;
 
 use std::sync::Arc;
 
+#[cfg(feature = "testsuite")]
+pub use clock::{ManualClock, TokioClock};
+pub use clock::{Clock, SystemClock};
 pub use error::{Result, StoreError};
-pub use ids::{Holder, RunId, SeedId, SessionId, SnapshotId};
+pub use ids::{ApprovalId, Holder, RunId, SeedId, SessionId, SnapshotId};
 pub use journal::{Draft, Gap, Journal, JournalStream, Record, Slice};
 pub use leases::{LEASE_TTL, Lease, Leases, Renewal, Want};
 pub use page::{Page, PageRequest};
-pub use records::{Inserted, RecordFilter, RecordRow, Records};
+pub use records::{Inserted, RECORD_LIMIT, RecordFilter, RecordRow, Records};
 pub use seeds::{
-    Account, NewSeed, SaveOutcome, SeedFiles, SeedPatch, SeedRow, SeedStatus, SeedVersion, Seeds, StoredLease,
+    Account, NewSeed, SEED_LIMIT, SaveOutcome, SeedFiles, SeedPatch, SeedRow, SeedStatus, SeedVersion, Seeds,
+    StoredLease,
 };
 pub use snapshots::{NewSnapshot, SNAPSHOTS_KEPT, SnapshotRow, SnapshotWriter, Snapshots};
 pub use spool::{Spool, SpoolEntry, SpoolId};

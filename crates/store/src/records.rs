@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::{Page, PageRequest, Result, SeedId, SessionId};
+use crate::{Page, PageRequest, Result, SeedId, SessionId, StoreError};
 
 /// A record: what lists filter by, in the clear, and a body that only its writer understands, encrypted at rest (it
 /// holds the session's environment).
@@ -82,4 +82,16 @@ pub trait Records: Send + Sync + 'static {
 
     /// Deletes a record; absent is fine.
     async fn delete(&self, id: &SessionId) -> Result<()>;
+}
+
+/// Largest body of a record: a state machine's, not a transcript's.
+pub const RECORD_LIMIT: usize = 4 << 20;
+
+/// Refuses a body that is too large.
+pub(crate) fn check_body(body: &Bytes) -> Result<()> {
+    if body.len() > RECORD_LIMIT {
+        let why = format!("it has {} bytes, at most {RECORD_LIMIT} are allowed", body.len());
+        return Err(StoreError::Invalid { field: "record body", why });
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Holder, Page, PageRequest, Result, SeedId};
+use crate::{Holder, Page, PageRequest, Result, SeedId, StoreError};
 
 /// Whether a seed may be handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +158,8 @@ pub trait Seeds: Send + Sync + 'static {
     /// Replaces the credential, if `holder` holds the seed's lease (expired or not, as long as nobody took it) and
     /// the stored version is `base`. The new content is complete and durable before the row points at it, and the old
     /// content is deleted later by the sweeper, never here (T-052…T-056, INV-25…INV-27). Other files are untouched.
+    /// Saving what is stored already, while holding, is `Saved` whatever `base` is: a step that is tried again after
+    /// an unknown outcome succeeds.
     async fn save_credential(
         &self,
         id: &SeedId,
@@ -167,8 +169,30 @@ pub trait Seeds: Send + Sync + 'static {
     ) -> Result<SaveOutcome>;
 
     /// Changes status, pool or notes. Given a holder, only while that holder has the lease (`Conflict` otherwise).
+    /// A live lease stays as it is (T-068). Without a holder, the status `Alive` also takes an expired lease away:
+    /// that is how an operator says that a dirty seed is fine.
     async fn patch(&self, id: &SeedId, holder: Option<&Holder>, patch: SeedPatch) -> Result<SeedRow>;
 
-    /// Deletes a seed; one with a live lease only by `force`.
+    /// Deletes a seed; one with a live lease only by `force` (`Conflict` otherwise). An unknown one is `NotFound`
+    /// (T-062).
     async fn delete(&self, id: &SeedId, force: bool) -> Result<()>;
+}
+
+/// Refuses the empty pool (T-087).
+pub(crate) fn check_pool(pool: Option<&str>) -> Result<()> {
+    match pool {
+        Some("") => Err(StoreError::Invalid { field: "pool", why: "it must not be empty".to_owned() }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses keys that MongoDB would read as paths or operators (T-066), in every store alike.
+pub(crate) fn check_metadata(metadata: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
+    match metadata.keys().find(|key| key.contains('.') || key.starts_with('$')) {
+        None => Ok(()),
+        Some(key) => {
+            let why = format!("the key {key:?} has a dot or begins with a dollar sign");
+            Err(StoreError::Invalid { field: "metadata", why })
+        }
+    }
 }

@@ -1,0 +1,545 @@
+//! Logins: rows, and sealed archives that are complete before a row names them.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+
+use super::blobs::{Fresh, Kind};
+use super::db::Failure;
+use super::{Core, Embedded, unavailable};
+use crate::clock::from_millis;
+use crate::seeds::{SEED_LIMIT, check_metadata, check_pool};
+use crate::{
+    Account, Holder, NewSeed, Page, PageRequest, Result, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedRow,
+    SeedStatus, SeedVersion, Seeds, StoreError, StoredLease, seed_archive,
+};
+
+/// Columns in the order in which [`seed_row`] reads them.
+const COLUMNS: &str = "id, pool, status, status_reason, account, metadata, blob, lease_holder, lease_expires, \
+                       created, updated";
+
+/// How often a read starts again because the blob it was about to read was replaced and swept (T-043).
+const LOAD_TRIES: usize = 3;
+
+#[async_trait]
+impl Seeds for Embedded {
+    async fn import(&self, seed: NewSeed) -> Result<SeedRow> {
+        check_pool(seed.pool.as_deref())?;
+        check_metadata(&seed.metadata)?;
+        seed_archive::check(&seed.files)?;
+        let now = self.now_ms();
+        let core = self.core.clone();
+        let files = seed.files;
+        let (lineage, stored) = self
+            .login_work("importing a seed", move || {
+                let lineage = files
+                    .0
+                    .get(SeedFiles::AUTH)
+                    .and_then(|auth| seed_archive::lineage(auth));
+                let archive = seed_archive::encode(&files, seconds(now))?;
+                Ok((lineage, StoredBlob::write(&core, &archive)?))
+            })
+            .await?;
+        let id = SeedId::mint();
+        let account = json(&seed.account)?;
+        let metadata = json(&seed.metadata)?;
+        let pool = seed.pool;
+        let insert = move |connection: &mut Connection| {
+            let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            if let Some(twin) = twin(&tx, lineage.as_deref())? {
+                let why =
+                    "it holds the same login; two copies of a single-use login strand each other".to_owned();
+                return Err(StoreError::Conflict {
+                    what: "seed",
+                    id: twin,
+                    why,
+                }
+                .into());
+            }
+            tx.execute(
+                "INSERT INTO seeds (id, pool, status, account, metadata, blob, sha256, lineage, created, updated)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9)",
+                params![
+                    id.as_str(),
+                    pool,
+                    status_text(SeedStatus::Alive),
+                    account,
+                    metadata,
+                    stored.name,
+                    stored.sha256,
+                    lineage,
+                    now
+                ],
+            )?;
+            let row = require(&tx, &id, now)?;
+            commit(tx, stored.fresh)?;
+            Ok(row)
+        };
+        self.core.db.run("importing a seed", insert).await
+    }
+
+    async fn get(&self, id: &SeedId) -> Result<Option<SeedRow>> {
+        let (id, now) = (id.clone(), self.now_ms());
+        self.core
+            .db
+            .run("reading a seed", move |c| Ok(find(c, &id, now)?))
+            .await
+    }
+
+    async fn list(&self, pool: Option<&str>, page: &PageRequest) -> Result<Page<SeedRow>> {
+        let (after_time, after_id) = page.after()?.unwrap_or((i64::MIN, String::new()));
+        let limit = page.rows();
+        let pool = pool.map(str::to_owned);
+        let now = self.now_ms();
+        let read = move |c: &mut Connection| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM seeds WHERE (created, id) > (?1, ?2) AND (?3 IS NULL OR pool = ?3)
+                 ORDER BY created, id LIMIT ?4"
+            );
+            let mut statement = c.prepare_cached(&sql)?;
+            let rows = statement.query_map(params![after_time, after_id, pool, limit + 1], |r| {
+                seed_row(r, now)
+            })?;
+            Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?)
+        };
+        let rows = self.core.db.run("listing seeds", read).await?;
+        Ok(Page::cut(rows, limit, |row| {
+            (row.created_at.as_millisecond(), row.id.to_string())
+        }))
+    }
+
+    async fn load(&self, id: &SeedId) -> Result<(SeedFiles, SeedVersion)> {
+        let mut tries = 1;
+        loop {
+            let stored = self.stored(id).await?.ok_or_else(|| not_found(id))?;
+            let core = self.core.clone();
+            let (blob, sha256) = (stored.blob.clone(), stored.sha256);
+            let read = self
+                .login_work("loading a seed", move || {
+                    seed_archive::decode(&read_archive(&core, &blob, &sha256)?)
+                })
+                .await;
+            match read {
+                Ok(files) => return Ok((files, SeedVersion(stored.blob))),
+                Err(error) => {
+                    let replaced = self.stored(id).await?.is_some_and(|now| now.blob != stored.blob);
+                    if !replaced || tries == LOAD_TRIES {
+                        return Err(error);
+                    }
+                    tries += 1;
+                }
+            }
+        }
+    }
+
+    async fn save_credential(
+        &self,
+        id: &SeedId,
+        holder: &Holder,
+        base: &SeedVersion,
+        auth_json: Bytes,
+    ) -> Result<SaveOutcome> {
+        if auth_json.is_empty() {
+            return Err(super::invalid("auth_json", "it must not be empty"));
+        }
+        let Some(stored) = self.stored(id).await? else {
+            return Ok(SaveOutcome::Gone);
+        };
+        if stored.holder.as_deref() != Some(holder.as_str()) {
+            return Ok(SaveOutcome::NotHolder);
+        }
+        let now = self.now_ms();
+        let core = self.core.clone();
+        let (base, seed) = (base.clone(), id.clone());
+        let lineage = seed_archive::lineage(&auth_json);
+        let prepared = self
+            .login_work("saving a credential", move || {
+                let archive = read_archive(&core, &stored.blob, &stored.sha256)?;
+                // A step that is tried again after an unknown outcome finds its bytes here, whatever base it names.
+                if seed_archive::decode(&archive)?.0.get(SeedFiles::AUTH) == Some(&auth_json) {
+                    return Ok(Prepared::Already(SeedVersion(stored.blob)));
+                }
+                if stored.blob != base.0 {
+                    return Ok(Prepared::Superseded(SeedVersion(stored.blob)));
+                }
+                let archive = seed_archive::replace_auth(&archive, auth_json, seconds(now))?;
+                Ok(Prepared::New(StoredBlob::write(&core, &archive)?, base))
+            })
+            .await?;
+        match prepared {
+            Prepared::Already(version) => Ok(SaveOutcome::Saved(version)),
+            Prepared::Superseded(current) => Ok(SaveOutcome::Superseded { current }),
+            Prepared::New(stored, base) => {
+                let swap = Swap {
+                    seed,
+                    holder: holder.clone(),
+                    base,
+                    lineage,
+                    now,
+                };
+                self.core
+                    .db
+                    .run("saving a credential", move |c| swap.run(c, stored))
+                    .await
+            }
+        }
+    }
+
+    async fn patch(&self, id: &SeedId, holder: Option<&Holder>, patch: SeedPatch) -> Result<SeedRow> {
+        check_metadata(&patch.metadata)?;
+        if let Some(pool) = &patch.pool {
+            check_pool(pool.as_deref())?;
+        }
+        let (id, holder, now) = (id.clone(), holder.cloned(), self.now_ms());
+        self.core
+            .db
+            .run("changing a seed", move |c| {
+                apply(c, &id, holder.as_ref(), patch, now)
+            })
+            .await
+    }
+
+    async fn delete(&self, id: &SeedId, force: bool) -> Result<()> {
+        let (id, now) = (id.clone(), self.now_ms());
+        let delete = move |c: &mut Connection| {
+            let tx = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let row = require(&tx, &id, now)?;
+            if let Some(lease) = row.lease.filter(|lease| lease.live && !force) {
+                let why = format!("{} has a live lease on it", lease.holder);
+                return Err(StoreError::Conflict {
+                    what: "seed",
+                    id: id.to_string(),
+                    why,
+                }
+                .into());
+            }
+            doom(&tx, &row.version.0, id.as_str(), now)?;
+            tx.execute("DELETE FROM seeds WHERE id = ?1", [id.as_str()])?;
+            Ok(tx.commit()?)
+        };
+        self.core.db.run("deleting a seed", delete).await
+    }
+}
+
+/// What a save needs to know of a row.
+struct Stored {
+    blob: String,
+    sha256: String,
+    holder: Option<String>,
+}
+
+enum Prepared {
+    Already(SeedVersion),
+    Superseded(SeedVersion),
+    New(StoredBlob, SeedVersion),
+}
+
+impl Embedded {
+    async fn stored(&self, id: &SeedId) -> Result<Option<Stored>> {
+        let id = id.clone();
+        let read = move |c: &mut Connection| {
+            let mut statement =
+                c.prepare_cached("SELECT blob, sha256, lease_holder FROM seeds WHERE id = ?1")?;
+            let row = statement.query_row([id.as_str()], |row| {
+                Ok(Stored {
+                    blob: row.get(0)?,
+                    sha256: row.get(1)?,
+                    holder: row.get(2)?,
+                })
+            });
+            Ok(row.optional()?)
+        };
+        self.core.db.run("reading a seed", read).await
+    }
+}
+
+/// An archive on disk that no row names yet.
+struct StoredBlob {
+    name: String,
+    sha256: String,
+    fresh: Fresh,
+}
+
+impl StoredBlob {
+    /// Seals an archive into a new blob, and reads it back: a row never names bytes that nobody has seen on disk.
+    fn write(core: &Core, archive: &[u8]) -> Result<Self> {
+        let name = Kind::Seed.mint();
+        let sha256 = seed_archive::sha256_hex(archive);
+        let fresh = core.blobs.put(&name, &core.sealer.seal(&name, archive)?)?;
+        read_archive(core, &name, &sha256)?;
+        Ok(Self { name, sha256, fresh })
+    }
+}
+
+/// The archive in a blob, which must have this hash.
+fn read_archive(core: &Core, name: &str, sha256: &str) -> Result<Vec<u8>> {
+    let mut sealed = Vec::new();
+    let room = SEED_LIMIT as u64 + 1024;
+    core.blobs
+        .read(name)?
+        .take(room)
+        .read_to_end(&mut sealed)
+        .map_err(|e| unavailable("reading a login", format_args!("{name}: {e}")))?;
+    let archive = core.sealer.open(name, &sealed)?;
+    if seed_archive::sha256_hex(&archive) != sha256 {
+        let why = "it has another hash than its row says".to_owned();
+        return Err(StoreError::Damaged {
+            what: format!("blob {name}"),
+            why,
+        });
+    }
+    Ok(archive)
+}
+
+/// Points a row at another blob.
+struct Swap {
+    seed: SeedId,
+    holder: Holder,
+    base: SeedVersion,
+    lineage: Option<String>,
+    now: i64,
+}
+
+impl Swap {
+    /// Decides and writes in one transaction. The new blob stays only if the row names it.
+    fn run(self, connection: &mut Connection, stored: StoredBlob) -> Result<SaveOutcome, Failure> {
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let Some(row) = find(&tx, &self.seed, self.now)? else {
+            return Ok(SaveOutcome::Gone);
+        };
+        if row.lease.is_none_or(|lease| lease.holder != self.holder) {
+            return Ok(SaveOutcome::NotHolder);
+        }
+        if row.version != self.base {
+            return Ok(SaveOutcome::Superseded { current: row.version });
+        }
+        tx.execute(
+            "UPDATE seeds SET blob = ?2, sha256 = ?3, lineage = ?4, updated = ?5 WHERE id = ?1",
+            params![
+                self.seed.as_str(),
+                stored.name,
+                stored.sha256,
+                self.lineage,
+                self.now
+            ],
+        )?;
+        doom(&tx, &self.base.0, self.seed.as_str(), self.now)?;
+        let saved = require(&tx, &self.seed, self.now)?.version;
+        commit(tx, stored.fresh)?;
+        if saved.0 != stored.name {
+            let why = "the row does not name what was just written".to_owned();
+            return Err(StoreError::Damaged {
+                what: format!("seed {}", self.seed),
+                why,
+            }
+            .into());
+        }
+        Ok(SaveOutcome::Saved(saved))
+    }
+}
+
+/// Commits a transaction whose rows name a fresh blob. The file stays even if the commit fails, because a failed
+/// commit may have happened; the next start knows, and sweeps it if no row names it.
+pub(super) fn commit(tx: Transaction<'_>, mut fresh: Fresh) -> rusqlite::Result<()> {
+    fresh.keep();
+    tx.commit()
+}
+
+fn apply(
+    connection: &mut Connection,
+    id: &SeedId,
+    holder: Option<&Holder>,
+    patch: SeedPatch,
+    now: i64,
+) -> Result<SeedRow, Failure> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut row = require(&tx, id, now)?;
+    if let Some(holder) = holder
+        && row.lease.as_ref().is_none_or(|lease| lease.holder != *holder)
+    {
+        let why = format!("{holder} does not hold its lease");
+        return Err(StoreError::Conflict {
+            what: "seed",
+            id: id.to_string(),
+            why,
+        }
+        .into());
+    }
+    if let Some((status, reason)) = patch.status {
+        (row.status, row.status_reason) = (status, reason);
+        if status == SeedStatus::Alive && holder.is_none() && row.dirty {
+            let clear = "UPDATE seeds SET lease_holder = NULL, lease_expires = NULL WHERE id = ?1";
+            tx.execute(clear, [id.as_str()])?;
+        }
+    }
+    if let Some(pool) = patch.pool {
+        row.pool = pool;
+    }
+    row.metadata.extend(patch.metadata);
+    tx.execute(
+        "UPDATE seeds SET status = ?2, status_reason = ?3, pool = ?4, metadata = ?5, updated = ?6 WHERE id = ?1",
+        params![
+            id.as_str(),
+            status_text(row.status),
+            row.status_reason,
+            row.pool,
+            json(&row.metadata)?,
+            now
+        ],
+    )?;
+    let row = require(&tx, id, now)?;
+    tx.commit()?;
+    Ok(row)
+}
+
+fn twin(tx: &Transaction<'_>, lineage: Option<&str>) -> rusqlite::Result<Option<String>> {
+    tx.query_row("SELECT id FROM seeds WHERE lineage = ?1", [lineage], |row| {
+        row.get(0)
+    })
+    .optional()
+}
+
+fn find(connection: &Connection, id: &SeedId, now: i64) -> rusqlite::Result<Option<SeedRow>> {
+    let sql = format!("SELECT {COLUMNS} FROM seeds WHERE id = ?1");
+    connection
+        .prepare_cached(&sql)?
+        .query_row([id.as_str()], |row| seed_row(row, now))
+        .optional()
+}
+
+fn require(connection: &Connection, id: &SeedId, now: i64) -> Result<SeedRow, Failure> {
+    find(connection, id, now)?.ok_or_else(|| not_found(id).into())
+}
+
+fn not_found(id: &SeedId) -> StoreError {
+    StoreError::NotFound {
+        what: "seed",
+        id: id.to_string(),
+    }
+}
+
+fn seed_row(row: &Row<'_>, now: i64) -> rusqlite::Result<SeedRow> {
+    let holder: Option<String> = row.get(7)?;
+    let lease = match (holder, row.get::<_, Option<i64>>(8)?) {
+        (Some(holder), Some(expires)) => Some(StoredLease {
+            holder: Holder::stored(holder),
+            expires_at: from_millis(expires),
+            live: expires > now,
+        }),
+        _ => None,
+    };
+    Ok(SeedRow {
+        id: parsed(row, 0)?,
+        pool: row.get(1)?,
+        status: status(row, 2)?,
+        status_reason: row.get(3)?,
+        account: from_json::<Account>(row, 4)?,
+        metadata: from_json(row, 5)?,
+        version: SeedVersion(row.get(6)?),
+        dirty: lease.as_ref().is_some_and(|lease| !lease.live),
+        lease,
+        created_at: from_millis(row.get(9)?),
+        updated_at: from_millis(row.get(10)?),
+    })
+}
+
+/// How a status stands in the database.
+pub(super) fn status_text(status: SeedStatus) -> &'static str {
+    match status {
+        SeedStatus::Alive => "alive",
+        SeedStatus::Dead => "dead",
+        SeedStatus::NeedsRecovery => "needs_recovery",
+    }
+}
+
+fn status(row: &Row<'_>, column: usize) -> rusqlite::Result<SeedStatus> {
+    match row.get_ref(column)?.as_str()? {
+        "alive" => Ok(SeedStatus::Alive),
+        "dead" => Ok(SeedStatus::Dead),
+        "needs_recovery" => Ok(SeedStatus::NeedsRecovery),
+        other => Err(unreadable(column, format!("{other:?} is no status").into())),
+    }
+}
+
+/// Reads an id.
+pub(super) fn parsed<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T: std::str::FromStr,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    row.get_ref(column)?
+        .as_str()?
+        .parse()
+        .map_err(|e| unreadable(column, Box::new(e)))
+}
+
+/// Reads an id that may be missing.
+pub(super) fn parsed_opt<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>>
+where
+    T: std::str::FromStr,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    match row.get_ref(column)?.as_str_or_null()? {
+        None => Ok(None),
+        Some(_) => parsed(row, column).map(Some),
+    }
+}
+
+/// Reads JSON.
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|e| unreadable(column, Box::new(e)))
+}
+
+fn unreadable(column: usize, why: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, why)
+}
+
+/// Writes JSON.
+pub(super) fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| super::invalid("value", e.to_string()))
+}
+
+fn seconds(ms: i64) -> u64 {
+    u64::try_from(ms / 1000).unwrap_or(0)
+}
+
+/// Notes that no row names a blob any more.
+pub(super) fn doom(tx: &Transaction<'_>, blob: &str, owner: &str, now: i64) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT OR REPLACE INTO doomed_blobs (blob, owner, at) VALUES (?1, ?2, ?3)",
+        (blob, owner, now),
+    )
+    .map(drop)
+}
+
+/// Every blob that a row, or the list of doomed ones, names.
+pub(super) fn blob_names(connection: &Connection) -> Result<BTreeSet<String>> {
+    let read = || -> rusqlite::Result<BTreeSet<String>> {
+        let mut statement = connection.prepare(
+            "SELECT blob FROM seeds UNION SELECT blob FROM snapshots UNION SELECT blob FROM doomed_blobs",
+        )?;
+        let names = statement.query_map([], |row| row.get(0))?;
+        names.collect()
+    };
+    read().map_err(|e| Failure::Sql(e).named("listing blobs"))
+}
+
+/// The blobs that were doomed at `before` or earlier. One that a row names after all is not among them (INV-54).
+pub(super) fn doomed_before(connection: &Connection, before: i64) -> Result<Vec<String>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT blob FROM doomed_blobs WHERE at <= ?1
+         AND blob NOT IN (SELECT blob FROM seeds) AND blob NOT IN (SELECT blob FROM snapshots)",
+    )?;
+    let names = statement.query_map([before], |row| row.get(0))?;
+    Ok(names.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Forgets a doomed blob whose file is gone.
+pub(super) fn forget_doomed(connection: &Connection, blob: &str) -> Result<(), Failure> {
+    connection.execute("DELETE FROM doomed_blobs WHERE blob = ?1", [blob])?;
+    Ok(())
+}
