@@ -3,6 +3,10 @@
 //! Everything here is a function of its arguments or a state machine that is told what happened. Bytes come from and
 //! go to `optio-host`; who does what and when is `optio-actors`' business.
 
+pub mod answers;
+pub mod events;
+pub mod models;
 pub mod requests;
 pub mod rpc;
+pub mod server_requests;
 pub mod turns;
