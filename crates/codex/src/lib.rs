@@ -4,9 +4,15 @@
 //! go to `optio-host`; who does what and when is `optio-actors`' business.
 
 pub mod answers;
+pub mod argv;
+pub mod auth;
+pub mod config;
 pub mod events;
 pub mod models;
 pub mod requests;
 pub mod rpc;
+pub mod sandbox;
 pub mod server_requests;
+pub mod toml_literal;
 pub mod turns;
+pub mod workdir;
