@@ -9,10 +9,22 @@ import { Marked } from "marked";
 /** Longer answers are shown as plain text: parsing a megabyte would freeze the page. */
 export const MARKDOWN_LIMIT = 200_000;
 
-const marked = new Marked({ gfm: true, breaks: true, async: false });
+const escape = (text: string): string =>
+  text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
 
-// No images (each would be a request to a place of the model's choosing), no styles, no forms, no ids that could stand
-// for the page's own.
+const marked = new Marked({
+  gfm: true,
+  breaks: true,
+  async: false,
+  renderer: {
+    // HTML in an answer is text to be read: taken out, half of a sentence about HTML would be missing.
+    html: ({ text }) => escape(text),
+    // An image would be a request to a place of the model's choosing; as a link it is the reader's choice.
+    image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`,
+  },
+});
+
+// No images, no styles, no forms, no ids that could stand for the page's own.
 const ALLOWED_TAGS = [
   "p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "strong", "em", "del", "code", "pre", "blockquote",
   "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td", "a",

@@ -10,7 +10,9 @@ export interface Piece {
 // with which a command can be made to read as another one.
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
 
-/** Splits text so that every control character has a visible stand-in: ESC as `␛`, others as `⟨U+202E⟩`. */
+const NAMES: Record<number, string> = { 0: "NUL", 7: "BEL", 8: "BS", 11: "VT", 12: "FF", 13: "CR", 27: "ESC", 127: "DEL" };
+
+/** Splits text so that every control character has a visible stand-in: `⟨ESC⟩`, `⟨U+202E⟩`. */
 export function visible(text: string): Piece[] {
   const pieces: Piece[] = [];
   let from = 0;
@@ -25,9 +27,8 @@ export function visible(text: string): Piece[] {
 
 function standIn(character: string): string {
   const code = character.charCodeAt(0);
-  if (code <= 0x1f) return String.fromCharCode(0x2400 + code);
-  if (code === 0x7f) return "\u2421";
-  return `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+  // Unicode has pictures for these, but few fonts do.
+  return `⟨${NAMES[code] ?? `U+${code.toString(16).toUpperCase().padStart(4, "0")}`}⟩`;
 }
 
 /** Writes an argv as one line; a word with anything but plain characters is quoted, so that word borders show. */
