@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -152,9 +152,25 @@ fn write(workdir: &Path, excludes: &Excludes, codec: Codec, chunks: Chunks) -> R
     chunks.flush().map_err(failed)
 }
 
+/// A file as long as somebody reads the stream: a huge one that compresses well hardly ever reaches [`Chunks`].
+struct WhileRead<'a> {
+    file: File,
+    reader: &'a mpsc::Sender<Bytes>,
+}
+
+impl Read for WhileRead<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.reader.is_closed() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.file.read(buffer)
+    }
+}
+
 /// One walk: directories wait by their paths, so its memory and its descriptors do not grow with depth or width.
 struct Walk<'a, W: Write> {
     excludes: &'a Excludes,
+    reader: &'a mpsc::Sender<Bytes>,
     members: Members<W>,
     waiting: Vec<Vec<u8>>,
     first_names: HashMap<Inode, Vec<u8>>,
@@ -177,12 +193,13 @@ fn walk<W: Write>(workdir: &Path, excludes: &Excludes, reader: &mpsc::Sender<Byt
     })?;
     let mut walk = Walk {
         excludes,
+        reader,
         members: Members::new(out),
         waiting: vec![Vec::new()],
         first_names: HashMap::new(),
     };
     while let Some(path) = walk.waiting.pop() {
-        walk.directory(root.as_fd(), &path, reader)
+        walk.directory(root.as_fd(), &path)
             .map_err(|(path, source)| failed(&path, source))?;
     }
     walk.members.finish().map_err(|source| failed(b"", source))
@@ -213,12 +230,7 @@ impl Inode {
 }
 
 impl<W: Write> Walk<'_, W> {
-    fn directory(
-        &mut self,
-        root: BorrowedFd<'_>,
-        path: &[u8],
-        reader: &mpsc::Sender<Bytes>,
-    ) -> Result<(), Failure> {
+    fn directory(&mut self, root: BorrowedFd<'_>, path: &[u8]) -> Result<(), Failure> {
         let failed = |source: io::Error| (path.to_vec(), source);
         let dir = match open_dir(root, path) {
             Ok(dir) => dir,
@@ -245,7 +257,7 @@ impl<W: Write> Walk<'_, W> {
             if matches!(name, b"." | b"..") {
                 continue;
             }
-            if reader.is_closed() {
+            if self.reader.is_closed() {
                 return Err(failed(io::ErrorKind::BrokenPipe.into()));
             }
             let member = join(path, name);
@@ -323,7 +335,15 @@ impl<W: Write> Walk<'_, W> {
             return self.members.empty(EntryType::Link, path, first, &stat);
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let short = self.members.file(path, &stat, size, file)?;
+        let short = self.members.file(
+            path,
+            &stat,
+            size,
+            WhileRead {
+                file,
+                reader: self.reader,
+            },
+        )?;
         if short {
             tracing::warn!(path = %shown(path), "a file shrank while it was packed; its end is zeros");
         }

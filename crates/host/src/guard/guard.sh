@@ -19,6 +19,7 @@
 #   stale      there, if the watcher sent a signal
 #   exit       status (128 + signal, or `unknown`), 1 if the watcher caused it, and a time at which the agent still lived
 #   stderr     output of the agent, appended; cut to its end when it grows
+#   looked     as old as the last look at its length
 
 _og_verb=${1-}
 _og_dir=${2-}
@@ -93,7 +94,7 @@ load() {
 
 # carries PID: true if the process was started with our mark.
 carries() {
-    grep -qszxF -- "OPTIO_CODEX_RUN=$_og_mark" "/proc/$1/environ"
+    LC_ALL=C grep -qszxF -- "OPTIO_CODEX_RUN=$_og_mark" "/proc/$1/environ"
 }
 
 # scan: lists what is left of the agent's run as PID:START words in _og_left: its group, its session, and whatever
@@ -107,7 +108,7 @@ scan() {
     fi
     # All at once: one process each, however many there are on the host.
     _og_marked="
-$(grep -lszxF -- "OPTIO_CODEX_RUN=$_og_mark" /proc/[0-9]*/environ)
+$(LC_ALL=C grep -lszxF -- "OPTIO_CODEX_RUN=$_og_mark" /proc/[0-9]*/environ)
 "
     _og_ifs=$IFS
     IFS='
@@ -283,8 +284,9 @@ _og_tail=65536
 _og_flood=262144
 
 cut_stderr() {
-    [ "$_og_dir/stderr" -nt "$_og_dir/watcher.seen" ] || return
-    : >"$_og_dir/watcher.seen"
+    # Asks wc only after something was written. Some shells compare whole seconds: equal is not older.
+    [ "$_og_dir/looked" -nt "$_og_dir/stderr" ] && return
+    : >"$_og_dir/looked"
     [ "$(wc -c <"$_og_dir/stderr")" -gt $_og_flood ] || return
     # In place: the agent has it open, and appends.
     tail -c $_og_tail "$_og_dir/stderr" >"$_og_dir/stderr.tail" && cat "$_og_dir/stderr.tail" >"$_og_dir/stderr"

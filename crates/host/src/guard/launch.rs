@@ -189,7 +189,7 @@ mod tests {
         text.extend(quote(bytes).unwrap());
         text.extend(b"\n");
         std::fs::write(&path, text).unwrap();
-        let script = r#"l=$(cat "$1" && echo .); eval "${l%.}"; env -0 | grep -z '^X='; printf %s "$1""#;
+        let script = r#"l=$(cat "$1" && echo .); eval "${l%.}"; env -0 | LC_ALL=C grep -az '^X='; printf %s "$1""#;
         let output = Command::new("sh")
             .args(["-c", script, "sh"])
             .arg(&path)
