@@ -91,13 +91,13 @@ it("an id cannot leave its place in the path", async () => {
 
 it("a message is sent as JSON with its key, and only to the page's own origin", async () => {
   answer(202, { delivered_as: "steer" });
-  await api.sendTurn("ses_1", "go on", "steer", "key-1");
+  await api.sendTurn("ses_1", "go on", "key-1");
   const [url, init] = fetched.mock.calls[0]!;
   expect(url).toBe("/v1/sessions/ses_1/turns");
   expect(init).toMatchObject({
     method: "POST",
     credentials: "same-origin",
-    body: '{"text":"go on","mode":"steer"}',
+    body: '{"text":"go on","mode":"auto"}',
     headers: { "content-type": "application/json", "idempotency-key": "key-1" },
   });
 });

@@ -143,9 +143,12 @@ export const resumeSession = (id: string): Promise<unknown> => request("POST", `
 
 export const interruptSession = (id: string): Promise<unknown> => request("POST", `${session(id)}/interrupt`, {});
 
-/** Gives a session a message; the same `key` twice delivers it once. */
-export const sendTurn = (id: string, text: string, mode: "auto" | "steer", key: string): Promise<TurnAccepted> =>
-  request("POST", `${session(id)}/turns`, { text, mode }, { "idempotency-key": key });
+/**
+ * Gives a session a message; the same `key` twice delivers it once. The service decides whether it joins the running
+ * turn or begins one: a turn may end while the message is on its way, and the page would learn of it too late.
+ */
+export const sendTurn = (id: string, text: string, key: string): Promise<TurnAccepted> =>
+  request("POST", `${session(id)}/turns`, { text, mode: "auto" }, { "idempotency-key": key });
 
 /** One page of the folded conversation, newest first. */
 export function listMessages(id: string, limit: number, cursor: string | null): Promise<Page<Message>> {

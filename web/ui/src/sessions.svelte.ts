@@ -37,6 +37,8 @@ class Sessions {
   #stale = new Set<string>();
   #settle: ReturnType<typeof setTimeout> | undefined;
   #loading = false;
+  /** Asked for while a request was under way, whose answer may be older than what the asker knows of. */
+  #again = false;
   #hidden: ReturnType<typeof setTimeout> | undefined;
 
   start(): void {
@@ -70,7 +72,10 @@ class Sessions {
   }
 
   async refresh(): Promise<void> {
-    if (this.#loading) return;
+    if (this.#loading) {
+      this.#again = true;
+      return;
+    }
     this.#loading = true;
     try {
       this.all = await api.listSessions();
@@ -80,6 +85,10 @@ class Sessions {
       this.problem = api.explain(thrown);
     } finally {
       this.#loading = false;
+    }
+    if (this.#again) {
+      this.#again = false;
+      await this.refresh();
     }
   }
 
