@@ -13,6 +13,7 @@ pub mod events;
 pub mod messages;
 pub mod models;
 pub mod requests;
+pub mod rollout;
 pub mod rpc;
 pub mod sandbox;
 pub mod server_requests;

@@ -4,7 +4,7 @@
 //! may come after its turn's, an interrupted answer has deltas and no end, an item may be announced again. So records
 //! are found by turn and item id, the newest word about an item wins, and a turn's end settles what it left open.
 
-mod item;
+pub(crate) mod item;
 
 use std::collections::{HashMap, VecDeque};
 
