@@ -1,7 +1,13 @@
 //! What Codex says and writes, without I/O: the app-server's wire, its files, its command line.
 //!
 //! Everything here is a function of its arguments or a state machine that is told what happened. Bytes come from and
-//! go to `optio-host`; who does what and when is `optio-actors`' business.
+//! go to `optio-host`; who does what and when is `optio-actors`' business. So every rule can be tried on plain values,
+//! and no test of this crate needs a process, a file or a clock.
+//!
+//! Reading order, what we tell Codex: [`config`] (what a session is asked to be, checked as a whole), [`sandbox`] and
+//! [`argv`] (the same as command line and environment), [`agents_md`] (the same in words, for the agent). What lies on
+//! the host: [`workdir`] (where), [`auth`] (the login: whose, and is it new), [`config_toml`] (edits that touch nothing
+//! else). What Codex says: [`rpc`] (the envelope), then [`requests`], [`turns`], [`events`] and [`rollout`].
 
 pub mod agents_md;
 pub mod answers;
