@@ -1,5 +1,15 @@
 //! Every session's ordered, durable events: what each viewer reads (DESIGN §9).
 
+mod boot;
+mod disk;
+mod line;
+#[cfg(feature = "testsuite")]
+mod memory;
+mod ring;
+mod segment;
+mod stream;
+mod writer;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -8,6 +18,15 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::Result;
+
+#[cfg(feature = "testsuite")]
+pub use disk::WriteFault;
+pub use disk::{DiskJournal, DiskJournalOptions};
+#[cfg(feature = "testsuite")]
+pub use memory::MemoryJournal;
+
+/// Most bytes [`JournalStream::read_back`] answers, unless one event alone has more: a page for a person, not an export.
+const READ_BACK_BYTES: usize = 4 << 20;
 
 /// An event before it has its number.
 #[derive(Debug, Clone)]
@@ -44,7 +63,8 @@ pub struct Gap {
 /// What a read found.
 #[derive(Debug, Clone, Default)]
 pub struct Slice {
-    /// Set when events between the asked-for place and `records` were trimmed.
+    /// Set when events between the asked-for place and `records` were trimmed, or lost to a power cut. There may be a
+    /// gap without records; a reader then goes on after it.
     pub gap: Option<Gap>,
     /// The events, in order, without a hole.
     pub records: Vec<Record>,
@@ -68,7 +88,8 @@ pub trait JournalStream: Send + Sync + 'static {
     /// is one. An `after` beyond the newest is answered as if it were the newest.
     async fn read(&self, after: u64, max_records: usize, max_bytes: usize) -> Result<Slice>;
 
-    /// The newest events, oldest first, at most `max_records`, whose number is smaller than `before`.
+    /// The newest events, oldest first, at most `max_records` (and about 4 MiB), whose number is smaller than `before`.
+    /// A gap is the missing range right before `before`; with no records it is all there ever was before it.
     async fn read_back(&self, before: u64, max_records: usize) -> Result<Slice>;
 
     /// The newest readable number; a change of it is the wake-up.

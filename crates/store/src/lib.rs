@@ -31,7 +31,9 @@ pub use clock::{ManualClock, TokioClock};
 pub use clock::{Clock, SystemClock};
 pub use error::{Result, StoreError};
 pub use ids::{ApprovalId, Holder, RunId, SeedId, SessionId, SnapshotId};
-pub use journal::{Draft, Gap, Journal, JournalStream, Record, Slice};
+pub use journal::{DiskJournal, DiskJournalOptions, Draft, Gap, Journal, JournalStream, Record, Slice};
+#[cfg(feature = "testsuite")]
+pub use journal::{MemoryJournal, WriteFault};
 pub use leases::{LEASE_TTL, Lease, Leases, Renewal, Want};
 pub use page::{Page, PageRequest};
 pub use records::{Inserted, RECORD_LIMIT, RecordFilter, RecordRow, Records};
