@@ -360,7 +360,12 @@ impl Turns {
     /// A thread was opened on a fresh connection; `status` and `running` are what the answer said
     /// ([`crate::requests::ThreadOpened`]). Held messages go out now.
     pub fn attached(&mut self, status: &ThreadStatus, running: Option<&str>) -> Vec<Effect> {
-        let mut effects = Vec::new();
+        // Nothing written to an earlier connection is answered on this one, told or not that it broke.
+        let mut effects = if self.attached {
+            self.detached()
+        } else {
+            Vec::new()
+        };
         self.attached = true;
         // Notifications of this connection are newer than the answer that was on its way with them.
         if !std::mem::take(&mut self.told) {
@@ -383,11 +388,13 @@ impl Turns {
                 _ => {
                     self.end(None, &mut effects);
                     self.wish = false;
-                    if let Some(start) = self.start.take() {
-                        let turn = start
-                            .acked
-                            .expect("a detach settles every start that was not acknowledged");
-                        let message = start.message;
+                    // Acknowledged before the connection broke, begun and ended out of sight.
+                    if let Some(Start {
+                        message,
+                        acked: Some(turn),
+                        ..
+                    }) = self.start.take()
+                    {
                         effects.push(Effect::Joined {
                             message,
                             turn: turn.clone(),

@@ -348,6 +348,17 @@ fn notifications_of_the_new_connection_beat_the_answer_that_came_after_them() {
 }
 
 #[test]
+fn a_reattach_without_a_word_about_the_break_settles_what_was_on_its_way() {
+    let mut turns = idle();
+    let (message, _) = turns.submit();
+    assert_eq!(
+        turns.attached(&ThreadStatus::Idle, None),
+        [Effect::Unconfirmed { message }]
+    );
+    assert!(!turns.is_pending());
+}
+
+#[test]
 fn a_runaway_sender_is_told() {
     let mut turns = idle();
     turns.submit();
