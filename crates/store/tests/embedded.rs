@@ -136,7 +136,10 @@ async fn everything_is_there_after_a_restart() {
         store.seeds.get(&id).await.unwrap().unwrap().lease.unwrap().holder,
         holder("a")
     );
-    assert_eq!(store.snapshots.list(&session).await.unwrap(), [row.clone()]);
+    assert_eq!(
+        store.snapshots.list(&session).await.unwrap(),
+        std::slice::from_ref(&row)
+    );
     store.snapshots.verify(&row.id).await.unwrap();
     assert_eq!(
         store.spool.entries().await.unwrap()[0]

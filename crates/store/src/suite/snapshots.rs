@@ -36,14 +36,7 @@ pub async fn an_archive_comes_back_as_it_went_in(h: Harness) {
     let session = SessionId::mint();
     let mib = 1 << 20;
     // Around the chunk's size, in pieces smaller and larger than it.
-    for (len, piece) in [
-        (1, 1),
-        (mib - 1, mib),
-        (mib, 4096),
-        (mib + 1, 3 * mib),
-        (2 * mib + 7, 300_001),
-        (2 * mib, mib),
-    ] {
+    for (len, piece) in [(1, 1), (mib, 4096), (mib + 1, 3 * mib), (2 * mib, 300_001)] {
         let bytes: Bytes = (0..len).map(|i| (i % 251) as u8).collect::<Vec<_>>().into();
         let pieces: Vec<_> = (0..len)
             .step_by(piece)
