@@ -1,1 +1,38 @@
-//! Skeleton.
+//! Life and order: who does what, when.
+//!
+//! ```text
+//! Sessions                          root: launch, find, list, adopt, drain
+//! └─ Session                        supervisor: children, phase, the end
+//!    ├─ HostLink                    the way to the host
+//!    ├─ LeaseRenewer                keeps the seed's lease, lets it go when told, says when it is lost
+//!    ├─ Snapshotter                 captures seed and workdir, restores
+//!    ├─ CredWatcher                 sees auth.json change, saves it back
+//!    ├─ Process                     the agent's process, and the proof that it is gone
+//!    └─ ConversationReader          the app-server's words ↔ journal, approvals, turns
+//! ```
+//!
+//! Read [`teardown`] first (the order), then [`session`] (the supervisor), then any child: one file each, with the
+//! messages it hears at the top of its handlers. [`service`] is the door for those who talk to people.
+
+pub mod conversation;
+pub mod cred_watcher;
+mod error;
+pub mod events;
+pub mod faults;
+pub mod host_link;
+pub mod lease_renewer;
+mod login;
+pub mod process;
+pub mod recovery;
+pub mod service;
+pub mod session;
+pub mod sessions;
+pub mod settings;
+pub mod snapshotter;
+pub mod supervision;
+pub mod teardown;
+pub mod trace;
+
+pub use error::SessionError;
+pub use service::Service;
+pub use settings::Settings;

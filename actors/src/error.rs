@@ -1,0 +1,136 @@
+//! What can go wrong with a request to a session. HTTP meaning is given at the edge, in optio-web.
+
+use optio_codex_protocol::config::ConfigError;
+use optio_store::{ApprovalId, SessionId, StoreError};
+
+use crate::conversation::ConversationError;
+use crate::session::approvals::ApprovalState;
+use crate::session::phase::Refusal;
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// There is no such thing.
+    #[error("{what} {id} does not exist")]
+    NotFound {
+        /// Kind of thing.
+        what: &'static str,
+        /// Its id.
+        id: String,
+    },
+    /// The session's phase does not allow it.
+    #[error("session {id}: {refusal}")]
+    Refused {
+        /// Which session.
+        id: SessionId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A new turn was wanted, and one runs.
+    #[error("session {id} is busy: a turn is running")]
+    Busy {
+        /// Which session.
+        id: SessionId,
+    },
+    /// A running turn was wanted, and none runs.
+    #[error("session {id} is idle: no turn is running")]
+    Idle {
+        /// Which session.
+        id: SessionId,
+    },
+    /// Somebody was faster.
+    #[error("approval {id} was already answered: it is {state:?}")]
+    AlreadyAnswered {
+        /// Which approval.
+        id: ApprovalId,
+        /// What became of it.
+        state: ApprovalState,
+    },
+    /// There is nothing to resume from.
+    #[error("session {id} cannot be resumed: {why}")]
+    NotResumable {
+        /// Which session.
+        id: SessionId,
+        /// Why.
+        why: String,
+    },
+    /// The request itself is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A value of the request is wrong.
+    #[error("{field}: {why}")]
+    Invalid {
+        /// Which.
+        field: &'static str,
+        /// What would be right.
+        why: String,
+    },
+    /// The key of this request was used for another one.
+    #[error("the idempotency key was used before with another request")]
+    KeyReused,
+    /// The agent refused, or cannot be reached now.
+    #[error("session {id}: the agent did not take it: {why}")]
+    Agent {
+        /// Which session.
+        id: SessionId,
+        /// Why.
+        why: String,
+        /// Trying again may help.
+        retryable: bool,
+    },
+    /// The service is going down.
+    #[error("the service is draining")]
+    Draining,
+    /// The durable state does not work, or refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An actor did not answer in time; whether it was done is unknown.
+    #[error("no answer in time from {what}")]
+    NoAnswer {
+        /// Who.
+        what: &'static str,
+    },
+}
+
+impl SessionError {
+    pub(crate) fn not_found(what: &'static str, id: &impl ToString) -> Self {
+        Self::NotFound {
+            what,
+            id: id.to_string(),
+        }
+    }
+
+    pub(crate) fn refused(id: &SessionId, refusal: Refusal) -> Self {
+        Self::Refused {
+            id: id.clone(),
+            refusal,
+        }
+    }
+
+    pub(crate) fn agent_unreachable(id: &SessionId, why: &str) -> Self {
+        Self::Agent {
+            id: id.clone(),
+            why: why.to_owned(),
+            retryable: true,
+        }
+    }
+
+    pub(crate) fn from_conversation(id: &SessionId, problem: ConversationError) -> Self {
+        let id = id.clone();
+        match problem {
+            ConversationError::Busy => Self::Busy { id },
+            ConversationError::Idle => Self::Idle { id },
+            ConversationError::Refused(refused) => Self::Agent {
+                id,
+                why: refused.to_string(),
+                retryable: false,
+            },
+            other => Self::Agent {
+                id,
+                why: other.to_string(),
+                retryable: true,
+            },
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! Process: the agent's process, and the proof that it is gone.
+
+mod piped;
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use optio_host::{
+    AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, HostError, RelPath, Signal, Watch,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use piped::Piped;
+pub use piped::Pipes;
+
+use crate::session::RunContext;
+use crate::supervision::{ChildKind, Observation, Observe, Pulse};
+use crate::teardown::{Finish, StepError, StepResult, StopAgent, StopStyle};
+use crate::trace::Deed;
+
+/// A look at the agent without being woken.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+
+/// Silence past this is loss.
+pub(crate) const PULSE_LIMIT: Duration = Duration::from_secs(45);
+
+/// How long an agent may take to flush and end by itself after SIGTERM or end-of-file (S-458, S-460); an idle one
+/// takes 0.03 s (LAB §9).
+const FLUSH_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the kernel may take to end and reap what was killed.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// A heartbeat for a renewal that was sent longer ago than this would promise more than the lease holds.
+const HEARTBEAT_AGE: Duration = Duration::from_secs(4);
+
+/// How we talk to the app-server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// A Unix socket; the agent lives under the guard and outlives us.
+    Unix,
+    /// The child's own pipes; the agent ends when we do. For codex versions without `--listen`.
+    Stdio,
+}
+
+/// Owns the agent's process: starts or adopts it, tells when it ended, stops it and proves that nothing of it is left.
+/// It reads nothing the agent says.
+pub struct Process {
+    run: RunContext,
+    session: Recipient<AgentEnded>,
+    agent: Agent,
+    pulse: Pulse,
+    last_error: Option<String>,
+    told: bool,
+}
+
+enum Agent {
+    /// None was started by this actor, and none is known.
+    None,
+    /// One runs under the guard.
+    Guarded(AgentIdentity),
+    /// One runs on our pipes.
+    Piped(Piped),
+    /// It is over.
+    Ended,
+}
+
+impl Process {
+    /// A process for this run. `known` is the agent that an earlier actor or process started under the guard.
+    pub fn new(
+        run: RunContext,
+        pulse: Pulse,
+        session: Recipient<AgentEnded>,
+        known: Option<AgentIdentity>,
+    ) -> Self {
+        let agent = known.map_or(Agent::None, Agent::Guarded);
+        Self {
+            run,
+            session,
+            agent,
+            pulse,
+            last_error: None,
+            told: false,
+        }
+    }
+
+    /// Watches the file that the guard writes when the agent has ended.
+    fn watch_exit(&self, ctx: &mut Context<Self>) {
+        let run = self.run.clone();
+        let arming = async move {
+            let path = RelPath::new("guard/exit").expect("a literal relative path");
+            run.host.watch(&run.dir, &path).await
+        };
+        ctx.spawn(arming.into_actor(self).map(|armed, process, ctx| match armed {
+            Ok(watch) => {
+                let wakes = futures_util::stream::unfold(watch, |mut watch: Watch| async move {
+                    watch.changed().await.map(|()| ((), watch))
+                });
+                ctx.spawn(
+                    wakes
+                        .into_actor(process)
+                        .map(|(), process, ctx| process.check(ctx))
+                        .finish(),
+                );
+                process.check(ctx);
+            }
+            Err(problem) => debug!(%problem, "agent is only looked at, not watched"),
+        }));
+    }
+
+    fn check(&mut self, ctx: &mut Context<Self>) {
+        self.pulse.touch();
+        let Agent::Guarded(known) = self.agent else { return };
+        let run = self.run.clone();
+        let asking = async move { run.host.guard_state(&run.dir).await };
+        ctx.spawn(
+            asking
+                .into_actor(self)
+                .map(move |state, process, ctx| match state {
+                    Ok(AgentState::Running(_)) => {}
+                    Ok(AgentState::Exited { status, by_guard, .. }) => {
+                        process.ended(Some(known), status, by_guard, ctx)
+                    }
+                    Ok(AgentState::Absent) => process.ended(Some(known), ExitStatus::Unknown, false, ctx),
+                    Err(problem) => {
+                        warn!(%problem, "agent's state is unknown");
+                        process.last_error = Some(problem.to_string());
+                    }
+                }),
+        );
+    }
+
+    fn touch(&mut self, ctx: &mut Context<Self>) {
+        let run = self.run.clone();
+        let touching = async move {
+            match run.step(ChildKind::Process, "heartbeat").await {
+                Ok(()) => run.host.guard_heartbeat(&run.dir).await,
+                Err(_) => Ok(()),
+            }
+        };
+        ctx.spawn(touching.into_actor(self).map(|touched, process, _| {
+            if let Err(problem) = touched {
+                warn!(%problem, "heartbeat was not touched");
+                process.last_error = Some(problem.to_string());
+            }
+        }));
+    }
+
+    /// An agent without a lease has nobody else to touch its switch.
+    fn touch_if_unleased(&mut self, ctx: &mut Context<Self>) {
+        let leased = self
+            .run
+            .ledger
+            .read(|r| r.run.as_ref().is_some_and(|run| run.seed.is_some()));
+        if matches!(self.agent, Agent::Guarded(_)) && !leased {
+            self.touch(ctx);
+        }
+    }
+
+    fn ended(
+        &mut self,
+        who: Option<AgentIdentity>,
+        status: ExitStatus,
+        by_guard: bool,
+        ctx: &mut Context<Self>,
+    ) {
+        if std::mem::replace(&mut self.told, true) {
+            return;
+        }
+        info!(?who, %status, by_guard, "agent ended");
+        let run = self.run.clone();
+        let session = self.session.clone();
+        let stderr = match std::mem::replace(&mut self.agent, Agent::Ended) {
+            Agent::Piped(piped) => Some(piped.stderr_tail()),
+            _ => None,
+        };
+        let telling = async move {
+            let stderr = match stderr {
+                Some(stderr) => stderr,
+                None => run.host.guard_stderr(&run.dir).await.unwrap_or_default(),
+            };
+            session.do_send(AgentEnded {
+                status,
+                by_guard,
+                stderr,
+            });
+        };
+        ctx.spawn(telling.into_actor(self));
+    }
+}
+
+impl Actor for Process {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if matches!(self.agent, Agent::Guarded(_)) {
+            self.watch_exit(ctx);
+        }
+        ctx.run_interval(CHECK_EVERY, |process, ctx| {
+            process.check(ctx);
+            process.touch_if_unleased(ctx);
+        });
+    }
+}
+
+/// Tells the session that the agent has ended, however it came about. Sent at most once.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct AgentEnded {
+    /// How.
+    pub status: ExitStatus,
+    /// The guard ended it, because nobody touched its heartbeat.
+    pub by_guard: bool,
+    /// The last of what it said on standard error.
+    pub stderr: Bytes,
+}
+
+/// Everything needed to start an agent.
+#[derive(Debug, Clone)]
+pub struct AgentLaunch {
+    /// Program and arguments, without secrets.
+    pub argv: Vec<String>,
+    /// Its environment.
+    pub env: EnvPlan,
+    /// How we will talk to it.
+    pub transport: Transport,
+    /// See [`GuardSpec::term_after`].
+    pub term_after: Duration,
+    /// See [`GuardSpec::kill_after`].
+    pub kill_after: Duration,
+}
+
+/// Starts the agent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Started, HostError>")]
+pub struct StartAgent(pub AgentLaunch);
+
+/// A started agent.
+pub struct Started {
+    /// Who it is.
+    pub identity: AgentIdentity,
+    /// Its pipes, when that is how we talk to it.
+    pub pipes: Option<Pipes>,
+}
+
+impl Handler<StartAgent> for Process {
+    type Result = ResponseActFuture<Self, Result<Started, HostError>>;
+
+    fn handle(&mut self, StartAgent(launch): StartAgent, _: &mut Self::Context) -> Self::Result {
+        let run = self.run.clone();
+        let starting = async move {
+            run.step(ChildKind::Process, "start")
+                .await
+                .map_err(|injected| HostError::Program {
+                    program: "codex".to_owned(),
+                    why: injected.to_string(),
+                })?;
+            match launch.transport {
+                Transport::Unix => {
+                    let spec = GuardSpec {
+                        argv: launch.argv,
+                        env: launch.env,
+                        cwd: run.dir.workdir(),
+                        run_mark: run.run.to_string(),
+                        term_after: launch.term_after,
+                        kill_after: launch.kill_after,
+                    };
+                    Ok((run.host.guard_start(&run.dir, spec).await?, None))
+                }
+                Transport::Stdio => {
+                    let (piped, pipes, exit) = Piped::start(&run, launch).await?;
+                    Ok((piped.identity(), Some((piped, pipes, exit))))
+                }
+            }
+        };
+        Box::pin(
+            starting
+                .into_actor(self)
+                .map(|started: Result<_, HostError>, process, ctx| {
+                    let (identity, piped) =
+                        started.inspect_err(|problem| process.last_error = Some(problem.to_string()))?;
+                    info!(pid = identity.pid, "agent started");
+                    process.run.did(Deed::AgentStarted);
+                    let pipes = match piped {
+                        None => {
+                            process.agent = Agent::Guarded(identity);
+                            process.watch_exit(ctx);
+                            None
+                        }
+                        Some((piped, pipes, exit)) => {
+                            process.agent = Agent::Piped(piped);
+                            ctx.spawn(exit.into_actor(process).map(move |status, process, ctx| {
+                                process.ended(Some(identity), status, false, ctx);
+                            }));
+                            Some(pipes)
+                        }
+                    };
+                    Ok(Started { identity, pipes })
+                }),
+        )
+    }
+}
+
+/// Takes over an agent that an earlier process started under the guard.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct AdoptAgent(pub AgentIdentity);
+
+impl Handler<AdoptAgent> for Process {
+    type Result = ();
+
+    fn handle(&mut self, AdoptAgent(identity): AdoptAgent, ctx: &mut Self::Context) {
+        info!(pid = identity.pid, "agent of an earlier process is taken over");
+        self.agent = Agent::Guarded(identity);
+        self.watch_exit(ctx);
+        // Its switch is running out since the earlier process went.
+        self.touch(ctx);
+    }
+}
+
+/// Puts the agent's dead-man's switch back.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct TouchHeartbeat {
+    /// When the renewal that allows it was sent; an old one allows nothing.
+    pub sent: Instant,
+}
+
+impl Handler<TouchHeartbeat> for Process {
+    type Result = ();
+
+    fn handle(&mut self, touch: TouchHeartbeat, ctx: &mut Self::Context) {
+        if matches!(self.agent, Agent::Guarded(_)) && touch.sent.elapsed() <= HEARTBEAT_AGE {
+            self.touch(ctx);
+        }
+    }
+}
+
+/// Asks the process to look whether the agent still runs: somebody has a reason to doubt it.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct CheckAgent;
+
+impl Handler<CheckAgent> for Process {
+    type Result = ();
+
+    fn handle(&mut self, _: CheckAgent, ctx: &mut Self::Context) {
+        self.check(ctx);
+    }
+}
+
+impl Handler<StopAgent> for Process {
+    type Result = ResponseActFuture<Self, StepResult>;
+
+    fn handle(&mut self, stop: StopAgent, _: &mut Self::Context) -> Self::Result {
+        // The end that follows is wanted: it is no news.
+        self.told = true;
+        let run = self.run.clone();
+        let style = stop.style;
+        self.pulse.quiet_for(crate::teardown::Step::StopAgent.limit());
+        let piped = match std::mem::replace(&mut self.agent, Agent::Ended) {
+            Agent::Piped(piped) => Some(piped),
+            Agent::None | Agent::Guarded(_) | Agent::Ended => None,
+        };
+        let stopping = async move {
+            run.step(ChildKind::Process, "stop_agent")
+                .await
+                .map_err(StepError::new)?;
+            let how = match piped {
+                Some(piped) => piped
+                    .stop(style, FLUSH_LIMIT, KILL_LIMIT)
+                    .await
+                    .map_err(StepError::new)?,
+                None => stop_guarded(&run, style).await?,
+            };
+            run.did(Deed::AgentGone);
+            Ok(how)
+        };
+        Box::pin(stopping.into_actor(self).map(|result: StepResult, process, _| {
+            process.last_error = result.as_ref().err().map(ToString::to_string);
+            result
+        }))
+    }
+}
+
+async fn stop_guarded(run: &RunContext, style: StopStyle) -> StepResult {
+    let (host, dir) = (&run.host, &run.dir);
+    let state = host.guard_state(dir).await.map_err(StepError::new)?;
+    if state == AgentState::Absent {
+        return Ok(Finish::Skipped("no agent was started".to_owned()));
+    }
+    let mut how = "it had ended by itself";
+    if matches!(state, AgentState::Running(_)) {
+        how = "killed";
+        if style == StopStyle::Graceful {
+            host.guard_signal(dir, Signal::Term)
+                .await
+                .map_err(StepError::new)?;
+            how = "it ended after SIGTERM";
+            if !host.guard_gone(dir, FLUSH_LIMIT).await.map_err(StepError::new)? {
+                how = "killed, it did not end after SIGTERM";
+            }
+        }
+    }
+    host.guard_signal(dir, Signal::Kill)
+        .await
+        .map_err(StepError::new)?;
+    if host.guard_gone(dir, KILL_LIMIT).await.map_err(StepError::new)? {
+        return Ok(Finish::Done(how.to_owned()));
+    }
+    let leftovers = host.guard_kill_leftovers(dir).await.map_err(StepError::new)?;
+    if host.guard_gone(dir, KILL_LIMIT).await.map_err(StepError::new)? {
+        return Ok(Finish::Done(format!(
+            "{how}; {leftovers} processes it had left were killed"
+        )));
+    }
+    Err(StepError::new(format!(
+        "{how}, but something of it still runs on {}",
+        host.name()
+    )))
+}
+
+impl Handler<Observe> for Process {
+    type Result = MessageResult<Observe>;
+
+    fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
+        let (phase, identity) = match &self.agent {
+            Agent::None => ("no agent", None),
+            Agent::Guarded(identity) => ("running under the guard", Some(*identity)),
+            Agent::Piped(piped) => ("running on pipes", Some(piped.identity())),
+            Agent::Ended => ("ended", None),
+        };
+        MessageResult(Observation {
+            phase: phase.to_owned(),
+            last_error: self.last_error.clone(),
+            detail: json!({ "pid": identity.map(|i| i.pid) }),
+        })
+    }
+}

@@ -1,0 +1,150 @@
+//! An agent on our own pipes, for codex versions that cannot listen.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use optio_host::{AgentIdentity, Command, ExitStatus, HostError, Signal, SpawnedProcess, guard::STDERR_TAIL};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::AgentLaunch;
+use crate::session::RunContext;
+use crate::teardown::{Finish, StopStyle};
+
+/// What the conversation is held over. Dropping `stdin` is end-of-file for the agent, which ends it (S-355).
+pub struct Pipes {
+    /// To the agent.
+    pub stdin: Box<dyn AsyncWrite + Send + Unpin>,
+    /// From the agent.
+    pub stdout: Box<dyn AsyncRead + Send + Unpin>,
+}
+
+/// The last bytes of a stream.
+#[derive(Clone, Default)]
+struct Tail(Arc<Mutex<Vec<u8>>>);
+
+impl Tail {
+    async fn fill(self, mut from: Box<dyn AsyncRead + Send + Unpin>) {
+        let mut chunk = vec![0; 8 * 1024];
+        while let Ok(n @ 1..) = from.read(&mut chunk).await {
+            let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            tail.extend_from_slice(&chunk[..n]);
+            let over = tail.len().saturating_sub(STDERR_TAIL);
+            tail.drain(..over);
+        }
+    }
+
+    fn bytes(&self) -> Bytes {
+        Bytes::from(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+/// A hold on the child. Dropping it kills the child's group.
+pub(super) struct Piped {
+    identity: AgentIdentity,
+    signals: mpsc::Sender<Signal>,
+    exited: watch::Receiver<Option<ExitStatus>>,
+    stderr: Tail,
+}
+
+impl Piped {
+    /// Starts the child. The future is its exit.
+    pub(super) async fn start(
+        run: &RunContext,
+        launch: AgentLaunch,
+    ) -> Result<(Self, Pipes, impl Future<Output = ExitStatus> + use<>), HostError> {
+        let mut command = Command::new(launch.argv);
+        command.env = launch.env;
+        command.cwd = Some(run.dir.workdir());
+        let child = run.host.spawn(command).await?;
+        let identity = child.process.identity();
+        let stderr = Tail::default();
+        actix_rt::spawn(stderr.clone().fill(child.stderr));
+        let (signals, orders) = mpsc::channel(4);
+        let (tell, exited) = watch::channel(None);
+        let (ended, exit) = oneshot::channel();
+        actix_rt::spawn(hold(child.process, orders, tell, ended));
+        let pipes = Pipes {
+            stdin: child.stdin,
+            stdout: child.stdout,
+        };
+        let piped = Self {
+            identity,
+            signals,
+            exited,
+            stderr,
+        };
+        Ok((piped, pipes, async { exit.await.unwrap_or(ExitStatus::Unknown) }))
+    }
+
+    pub(super) fn identity(&self) -> AgentIdentity {
+        self.identity
+    }
+
+    pub(super) fn stderr_tail(&self) -> Bytes {
+        self.stderr.bytes()
+    }
+
+    /// Ends the child: the conversation has closed its input by now, which is the gentle way; then SIGTERM, SIGKILL.
+    pub(super) async fn stop(
+        self,
+        style: StopStyle,
+        flush: Duration,
+        kill: Duration,
+    ) -> Result<Finish, String> {
+        if style == StopStyle::Graceful {
+            for (limit, then) in [(flush / 2, Signal::Term), (flush / 2, Signal::Kill)] {
+                if self.gone(limit).await {
+                    break;
+                }
+                // The holder is gone only when the child is.
+                let _ = self.signals.send(then).await;
+            }
+        }
+        // Also after its end: what it left in its group goes too (S-093).
+        let _ = self.signals.send(Signal::Kill).await;
+        match self.gone(kill).await {
+            true => Ok(Finish::Done("the agent on our pipes has ended".to_owned())),
+            false => Err(format!("agent {} did not end after SIGKILL", self.identity.pid)),
+        }
+    }
+
+    async fn gone(&self, limit: Duration) -> bool {
+        let mut exited = self.exited.clone();
+        tokio::time::timeout(limit, exited.wait_for(Option::is_some))
+            .await
+            .is_ok()
+    }
+}
+
+/// Owns the process itself, because waiting and signalling need it at the same time.
+async fn hold(
+    mut process: Box<dyn SpawnedProcess>,
+    mut orders: mpsc::Receiver<Signal>,
+    tell: watch::Sender<Option<ExitStatus>>,
+    ended: oneshot::Sender<ExitStatus>,
+) {
+    let mut ended = Some(ended);
+    loop {
+        tokio::select! {
+            status = process.wait(), if ended.is_some() => {
+                let status = status.unwrap_or(ExitStatus::Unknown);
+                tell.send_replace(Some(status));
+                if let Some(ended) = ended.take() {
+                    // Nobody has to be interested any more.
+                    let _ = ended.send(status);
+                }
+            }
+            order = orders.recv() => match order {
+                Some(signal) => {
+                    if let Err(problem) = process.signal(signal).await {
+                        tracing::warn!(%problem, "agent was not signalled");
+                    }
+                }
+                None => return,
+            },
+        }
+    }
+}

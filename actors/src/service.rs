@@ -1,0 +1,291 @@
+//! The door for those who talk to people: every question and order, answered by the actor or the store that knows.
+//!
+//! It decides nothing. A live session is asked; an ended one is read from its record.
+
+mod messages;
+mod seeds;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use optio_store::{JournalStream, Page, PageRequest, RecordFilter, SessionId, SnapshotRow};
+use tracing::{info, warn};
+
+pub use messages::MessageView;
+pub use seeds::{ImportSeed, SeedLeaseView, SeedView};
+
+use crate::conversation::Delivered;
+use crate::error::SessionError;
+use crate::recovery;
+use crate::session::approvals::Approval;
+use crate::session::children::ChildView;
+use crate::session::phase::Request;
+use crate::session::record::SessionRecord;
+use crate::session::status::SessionView;
+use crate::session::{
+    AnswerApproval, ChangeSession, InterruptTurn, ListApprovals, SendTurn, ShowActors, StopMode, StopSession,
+};
+use crate::sessions::{
+    Delete, Drain, Find, Found, IsDraining, Launch, OnExit, Places, Reconcile, Resume, Sessions, ShowLive,
+    StopAgain, check_name_and_labels,
+};
+use crate::settings::Settings;
+
+/// How long an actor may take to answer. Past it, whether a thing was done is unknown.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// The sessions of one service. Clones are the same door.
+#[derive(Clone)]
+pub struct Service {
+    root: Addr<Sessions>,
+    settings: Arc<Settings>,
+}
+
+impl Service {
+    /// Starts the root, takes up what an earlier process left, and brings spooled logins home. Must run inside an
+    /// actix system.
+    pub async fn start(settings: Settings, places: Places) -> Result<Self, SessionError> {
+        let settings = Arc::new(settings);
+        let root = Sessions::new(settings.clone(), places).start();
+        let service = Self { root, settings };
+        let found = service.ask("the root", service.root.send(Reconcile)).await??;
+        let home = recovery::replay_spool(&service.settings).await;
+        info!(sessions = found, logins = home.len(), "earlier work is taken up");
+        Ok(service)
+    }
+
+    /// What all sessions share.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    async fn ask<T>(
+        &self,
+        what: &'static str,
+        asking: impl Future<Output = Result<T, MailboxError>>,
+    ) -> Result<T, SessionError> {
+        match tokio::time::timeout(ANSWER_LIMIT, asking).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) | Err(_) => Err(SessionError::NoAnswer { what }),
+        }
+    }
+
+    async fn find(&self, id: &SessionId) -> Result<Option<Found>, SessionError> {
+        self.ask("the root", self.root.send(Find(id.clone()))).await
+    }
+
+    async fn record(&self, id: &SessionId) -> Result<(SessionRecord, u64), SessionError> {
+        let row = self.settings.store.records.get(id).await?;
+        let row = row.ok_or_else(|| SessionError::not_found("session", id))?;
+        Ok((SessionRecord::read(&row)?, row.rev))
+    }
+
+    /// The live session, or the refusal that its record gives.
+    async fn live(&self, id: &SessionId, request: Request) -> Result<Found, SessionError> {
+        if let Some(found) = self.find(id).await? {
+            return Ok(found);
+        }
+        let (record, _) = self.record(id).await?;
+        match record.phase.accepts(request) {
+            Err(refusal) => Err(SessionError::refused(id, refusal)),
+            Ok(()) => Err(SessionError::agent_unreachable(id, "its actor is being started")),
+        }
+    }
+
+    /// Makes a session and launches it.
+    pub async fn launch(&self, launch: Launch) -> Result<SessionView, SessionError> {
+        self.ask("the root", self.root.send(launch)).await?
+    }
+
+    /// One session.
+    pub async fn session(&self, id: &SessionId) -> Result<SessionView, SessionError> {
+        let newest = |view: SessionView, newest| SessionView {
+            last_event: newest,
+            ..view
+        };
+        if let Some(found) = self.find(id).await? {
+            let view = found.status.borrow().clone();
+            let last = *self.events(id).await?.newest().borrow();
+            return Ok(newest(view, last));
+        }
+        let (record, _) = self.record(id).await?;
+        let last = *self
+            .settings
+            .store
+            .journal
+            .open(id.as_str())
+            .await?
+            .newest()
+            .borrow();
+        Ok(SessionView::of(&record, last))
+    }
+
+    /// Sessions, newest first. A live one is shown as it is now, not as it was last on record.
+    pub async fn sessions(
+        &self,
+        filter: &RecordFilter,
+        page: &PageRequest,
+    ) -> Result<Page<SessionView>, SessionError> {
+        let live = self.ask("the root", self.root.send(ShowLive)).await?;
+        let rows = self.settings.store.records.list(filter, page).await?;
+        let mut data = Vec::with_capacity(rows.data.len());
+        for row in &rows.data {
+            match live.get(&row.id) {
+                Some(view) => data.push(view.clone()),
+                None => match SessionRecord::read(row) {
+                    Ok(record) => data.push(SessionView::of(&record, 0)),
+                    Err(problem) => warn!(session = %row.id, %problem, "record cannot be shown"),
+                },
+            }
+        }
+        Ok(Page {
+            data,
+            next_cursor: rows.next_cursor,
+        })
+    }
+
+    /// Stops a session. A lost one walks its unfinished steps once more.
+    pub async fn stop(&self, id: &SessionId, mode: StopMode) -> Result<SessionView, SessionError> {
+        match self.find(id).await? {
+            Some(found) => {
+                let stop = StopSession {
+                    mode,
+                    reason: "stopped on request".to_owned(),
+                };
+                self.ask("the session", found.addr.send(stop)).await?
+            }
+            None => {
+                self.ask("the root", self.root.send(StopAgain(id.clone())))
+                    .await?
+            }
+        }
+    }
+
+    /// Launches a new run of an ended session.
+    pub async fn resume(&self, resume: Resume) -> Result<SessionView, SessionError> {
+        if self.find(&resume.session).await?.is_some() {
+            self.live_refusal(&resume.session, Request::Resume).await?;
+        }
+        self.ask("the root", self.root.send(resume)).await?
+    }
+
+    /// Forgets an ended session.
+    pub async fn delete(&self, id: &SessionId) -> Result<(), SessionError> {
+        if self.find(id).await?.is_some() {
+            self.live_refusal(id, Request::Delete).await?;
+        }
+        self.ask("the root", self.root.send(Delete { session: id.clone() }))
+            .await?
+    }
+
+    /// What the record of a session whose actor lives says to a request that needs an ended one.
+    async fn live_refusal(&self, id: &SessionId, request: Request) -> Result<(), SessionError> {
+        let (record, _) = self.record(id).await?;
+        record
+            .phase
+            .accepts(request)
+            .map_err(|refusal| SessionError::refused(id, refusal))
+    }
+
+    /// Changes name, labels, model or effort.
+    pub async fn change(&self, id: &SessionId, change: ChangeSession) -> Result<SessionView, SessionError> {
+        check_name_and_labels(
+            change.name.as_deref(),
+            change.labels.as_ref().unwrap_or(&Default::default()),
+        )?;
+        if let Some(found) = self.find(id).await? {
+            return self.ask("the session", found.addr.send(change)).await?;
+        }
+        let (mut record, rev) = self.record(id).await?;
+        if change.model.is_some() || change.effort.is_some() {
+            record
+                .phase
+                .accepts(Request::ChangeModel)
+                .map_err(|refusal| SessionError::refused(id, refusal))?;
+        }
+        change.apply(&mut record);
+        record.updated_at = jiff::Timestamp::now();
+        let row = optio_store::RecordRow {
+            rev,
+            ..record.first_row()?
+        };
+        self.settings.store.records.update(row).await?;
+        self.session(id).await
+    }
+
+    /// Sends a message to the agent.
+    pub async fn send(&self, id: &SessionId, turn: SendTurn) -> Result<Delivered, SessionError> {
+        let found = self.live(id, Request::Turn).await?;
+        self.ask("the session", found.addr.send(turn)).await?
+    }
+
+    /// Ends the running turn.
+    pub async fn interrupt(&self, id: &SessionId) -> Result<(), SessionError> {
+        let found = self.live(id, Request::Interrupt).await?;
+        self.ask("the session", found.addr.send(InterruptTurn)).await?
+    }
+
+    /// The agent's questions, newest first.
+    pub async fn approvals(&self, id: &SessionId) -> Result<Vec<Approval>, SessionError> {
+        if let Some(found) = self.find(id).await? {
+            return self.ask("the session", found.addr.send(ListApprovals)).await;
+        }
+        let (record, _) = self.record(id).await?;
+        Ok(record.approvals.into_iter().rev().collect())
+    }
+
+    /// Answers a question of the agent.
+    pub async fn answer(&self, id: &SessionId, answer: AnswerApproval) -> Result<Approval, SessionError> {
+        if let Some(found) = self.find(id).await? {
+            return self.ask("the session", found.addr.send(answer)).await?;
+        }
+        let (record, _) = self.record(id).await?;
+        let approval = record.approvals.iter().find(|a| a.id == answer.approval);
+        let approval = approval.ok_or_else(|| SessionError::not_found("approval", &answer.approval))?;
+        Err(SessionError::AlreadyAnswered {
+            id: approval.id.clone(),
+            state: approval.state,
+        })
+    }
+
+    /// The live supervision tree; empty for a session whose run is over.
+    pub async fn actors(&self, id: &SessionId) -> Result<Vec<ChildView>, SessionError> {
+        match self.find(id).await? {
+            Some(found) => self.ask("the session", found.addr.send(ShowActors)).await,
+            None => self.record(id).await.map(|_| Vec::new()),
+        }
+    }
+
+    /// A session's events.
+    pub async fn events(&self, id: &SessionId) -> Result<Arc<dyn JournalStream>, SessionError> {
+        // Only a session that is on record has a stream: opening makes one.
+        self.record(id).await?;
+        Ok(self.settings.store.journal.open(id.as_str()).await?)
+    }
+
+    /// The events that change rows of the session list.
+    pub fn service_events(&self) -> Arc<dyn JournalStream> {
+        self.settings.service_stream.clone()
+    }
+
+    /// A session's snapshots, newest first.
+    pub async fn snapshots(&self, id: &SessionId) -> Result<Vec<SnapshotRow>, SessionError> {
+        self.record(id).await?;
+        Ok(self.settings.store.snapshots.list(id).await?)
+    }
+
+    /// True once the service refuses new work.
+    pub async fn is_draining(&self) -> bool {
+        self.ask("the root", self.root.send(IsDraining))
+            .await
+            .unwrap_or(true)
+    }
+
+    /// Refuses new work and lets every session leave or end; answered when all have.
+    pub async fn drain(&self, on_exit: OnExit) {
+        // A root that is gone has nothing left to drain. There is no limit here: a teardown takes what it takes, and
+        // whoever cannot wait sends a second signal.
+        let _ = self.root.send(Drain { on_exit }).await;
+    }
+}

@@ -1,0 +1,52 @@
+//! What every child of a run knows.
+
+use std::sync::Arc;
+
+use optio_host::{Host, RelPath, TaskDir};
+use optio_store::{RunId, SessionId, Store};
+
+use super::record::Ledger;
+use crate::events::Events;
+use crate::faults::{Faults, Injected};
+use crate::supervision::ChildKind;
+use crate::trace::{Deed, Trace};
+
+/// The run a child works for, and its ways to the world. Cheap to clone.
+#[derive(Clone)]
+pub struct RunContext {
+    /// The session.
+    pub session: SessionId,
+    /// This launch of it.
+    pub run: RunId,
+    /// The machine.
+    pub host: Arc<dyn Host>,
+    /// The session's place on it.
+    pub dir: TaskDir,
+    /// Durable state.
+    pub store: Store,
+    /// The session's events.
+    pub events: Events,
+    /// What is armed.
+    pub faults: Faults,
+    /// Where deeds are noted.
+    pub trace: Trace,
+    /// The session's record. Children read it; the session alone writes it.
+    pub ledger: Arc<Ledger>,
+}
+
+impl RunContext {
+    /// Notes a deed of this run.
+    pub fn did(&self, deed: Deed) {
+        self.trace.note(&self.session, &self.run, deed);
+    }
+
+    /// Goes through the fault seam.
+    pub async fn step(&self, child: ChildKind, step: &str) -> Result<(), Injected> {
+        self.faults.at(child, step).await
+    }
+
+    /// A path below the workdir that is known to be well formed.
+    pub fn in_workdir(path: &'static str) -> RelPath {
+        RelPath::in_workdir(path).expect("a literal relative path without empty or dot segments")
+    }
+}

@@ -1,0 +1,138 @@
+//! Starting children from what is on record, so that a fresh one goes on where the dead one stopped.
+
+use actix::prelude::*;
+
+use super::Session;
+use super::children::{AnyChild, Crew};
+use super::phase::Phase;
+use super::record::SessionRecord;
+use crate::conversation::{self, ConversationReader};
+use crate::cred_watcher::{self, CredWatcher, Watched};
+use crate::host_link::{self, HostLink};
+use crate::lease_renewer::{self, EarlierLease, LeaseRenewer};
+use crate::process::{self, Process, Transport};
+use crate::snapshotter::{self, Snapshotter};
+use crate::supervision::{ChildKind, Pulse, spawn_child};
+
+/// Every child, started if it is not there.
+pub(super) fn complete(session: &mut Session, ctx: &mut Context<Session>) -> Crew {
+    for kind in ChildKind::OF_SESSION {
+        if !session.children.has(kind) {
+            start(session, kind, ctx);
+        }
+    }
+    macro_rules! child {
+        ($kind:ident) => {
+            match session.children.get(ChildKind::$kind) {
+                Some(AnyChild::$kind(addr)) => addr.clone(),
+                _ => unreachable!(
+                    "the loop above has put a {} under its own kind",
+                    ChildKind::$kind
+                ),
+            }
+        };
+    }
+    Crew {
+        host_link: child!(HostLink),
+        process: child!(Process),
+        reader: child!(ConversationReader),
+        watcher: child!(CredWatcher),
+        renewer: child!(LeaseRenewer),
+        snapshotter: child!(Snapshotter),
+    }
+}
+
+/// A child whose death ends the run: what it owned died with it. An agent on our own pipes is such a thing.
+pub(super) fn is_irreplaceable(session: &Session, kind: ChildKind) -> bool {
+    let piped = session.ledger.read(|record| {
+        record
+            .run
+            .as_ref()
+            .is_some_and(|run| run.transport == Some(Transport::Stdio) && run.agent.is_some())
+    });
+    piped && matches!(kind, ChildKind::Process | ChildKind::ConversationReader)
+}
+
+/// Starts one child and puts it into the table.
+pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Session>) {
+    let parent = ctx.address().recipient();
+    let run = session.run.clone();
+    let (child, handle, pulse) = match kind {
+        ChildKind::Session => unreachable!("a session is no child of itself"),
+        ChildKind::HostLink => {
+            let pulse = Pulse::new(host_link::PULSE_LIMIT);
+            let beat = pulse.clone();
+            let (addr, handle) = spawn_child(parent, kind, move |_| HostLink::new(run, beat));
+            (AnyChild::HostLink(addr), handle, pulse)
+        }
+        ChildKind::Process => {
+            let pulse = Pulse::new(process::PULSE_LIMIT);
+            let (beat, facts) = (pulse.clone(), ctx.address().recipient());
+            let known = session.ledger.read(guarded_agent);
+            let (addr, handle) = spawn_child(parent, kind, move |_| Process::new(run, beat, facts, known));
+            (AnyChild::Process(addr), handle, pulse)
+        }
+        ChildKind::ConversationReader => {
+            let pulse = Pulse::new(conversation::PULSE_LIMIT);
+            let (beat, facts) = (pulse.clone(), ctx.address().recipient());
+            let make = move |exit| ConversationReader::new(run, beat, exit, facts);
+            let (addr, handle) = spawn_child(parent, kind, make);
+            (AnyChild::ConversationReader(addr), handle, pulse)
+        }
+        ChildKind::CredWatcher => {
+            let pulse = Pulse::new(cred_watcher::PULSE_LIMIT);
+            let (beat, facts) = (pulse.clone(), ctx.address().recipient());
+            let (watched, quiet) = session
+                .ledger
+                .read(|record| (watched(record), record.phase == Phase::Stopping));
+            let make = move |_| CredWatcher::new(run, beat, facts, watched, quiet);
+            let (addr, handle) = spawn_child(parent, kind, make);
+            (AnyChild::CredWatcher(addr), handle, pulse)
+        }
+        ChildKind::LeaseRenewer => {
+            let pulse = Pulse::new(lease_renewer::PULSE_LIMIT);
+            let (beat, facts) = (pulse.clone(), ctx.address().recipient());
+            let confirmed = session.lease_confirmed;
+            let (holder, earlier) = session.ledger.read(|record| {
+                let of_run = record
+                    .run
+                    .as_ref()
+                    .expect("a session actor exists only for a run on record");
+                let earlier = of_run.seed.clone().map(|seed| EarlierLease {
+                    seed,
+                    lost: of_run.lease_lost,
+                    confirmed,
+                });
+                (of_run.holder.clone(), earlier)
+            });
+            let make = move |_| LeaseRenewer::new(run, beat, facts, holder, earlier);
+            let (addr, handle) = spawn_child(parent, kind, make);
+            (AnyChild::LeaseRenewer(addr), handle, pulse)
+        }
+        ChildKind::Snapshotter => {
+            let pulse = Pulse::new(snapshotter::PULSE_LIMIT);
+            let beat = pulse.clone();
+            let (addr, handle) = spawn_child(parent, kind, move |_| Snapshotter::new(run, beat));
+            (AnyChild::Snapshotter(addr), handle, pulse)
+        }
+    };
+    session.children.put(child, handle, pulse);
+}
+
+/// The agent under the guard, if the record has one.
+fn guarded_agent(record: &SessionRecord) -> Option<optio_host::AgentIdentity> {
+    let run = record.run.as_ref()?;
+    let agent = run.agent.as_ref()?;
+    (run.transport == Some(Transport::Unix)).then_some(agent.identity)
+}
+
+/// The login to watch over, if one was planted.
+pub(super) fn watched(record: &SessionRecord) -> Option<Watched> {
+    let run = record.run.as_ref()?;
+    Some(Watched {
+        seed: run.seed.clone()?,
+        holder: run.holder.clone(),
+        baseline: run.baseline.clone()?,
+        may_save: !run.lease_lost,
+    })
+}

@@ -1,0 +1,251 @@
+//! The end of a run: the first cause, the walk through the teardown, and what is on record afterwards.
+
+use actix::prelude::*;
+use jiff::Timestamp;
+use serde_json::json;
+use tracing::{Instrument, info, warn};
+
+use super::approvals::ApprovalState;
+use super::phase::{EndState, Phase};
+use super::status::StepView;
+use super::{Session, SessionEnded};
+use crate::supervision::ChildKind;
+use crate::teardown::{self, AskHands, Hands, NoteStep, Noted, Report, Step, StopStyle};
+use crate::trace::Deed;
+
+/// Why a run ends. The first one counts; what follows from it does not overwrite it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cause {
+    /// What the run will have been.
+    pub outcome: EndState,
+    /// One sentence that a person understands.
+    pub reason: String,
+    /// How gently the agent is stopped.
+    pub style: StopStyle,
+}
+
+impl Cause {
+    /// The run could not go on.
+    pub(super) fn failed(reason: impl Into<String>) -> Self {
+        Self {
+            outcome: EndState::Failed,
+            reason: reason.into(),
+            style: StopStyle::Graceful,
+        }
+    }
+
+    /// The lease is lost: somebody else may use the login any moment.
+    pub(super) fn lease_lost(why: &str) -> Self {
+        let reason = format!("the lease of its seed is lost: {why}");
+        Self {
+            outcome: EndState::Failed,
+            reason,
+            style: StopStyle::Fence,
+        }
+    }
+}
+
+impl Session {
+    /// Begins the end, unless it has begun.
+    pub(super) fn end(&mut self, cause: Cause, ctx: &mut Context<Self>) {
+        if self.detaching || matches!(self.phase(), Phase::Stopping | Phase::Ended) {
+            return;
+        }
+        info!(parent: &self.span, outcome = ?cause.outcome, reason = cause.reason, "run ends");
+        self.ledger.edit(|record| {
+            record.outcome = Some(cause.outcome);
+            record.reason = Some(cause.reason.clone());
+            record.begin_teardown(cause.style);
+        });
+        self.withdraw_approvals(ApprovalState::Cancelled, "the session is stopping");
+        self.events.tell(
+            "session.stopping",
+            &json!({ "outcome": cause.outcome, "reason": cause.reason }),
+        );
+        self.publish();
+        self.save(ctx);
+        self.stop.cancel();
+        // A launch step under way ends first: its outcome must not come after the steps that undo it.
+        if !self.beginning_under_way {
+            self.walk(ctx);
+        }
+    }
+
+    /// Walks the teardown from where the record says.
+    pub(super) fn walk(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.walking, true) {
+            return;
+        }
+        let (style, progress) = self
+            .ledger
+            .read(|r| (r.style.unwrap_or(StopStyle::Graceful), r.progress()));
+        let (hands, notes) = (ctx.address().recipient(), ctx.address().recipient());
+        let walking = teardown::run(hands, notes, style, progress).instrument(self.span.clone());
+        ctx.spawn(
+            walking
+                .into_actor(self)
+                .map(|report, session, ctx| session.over(report, ctx)),
+        );
+    }
+
+    fn over(&mut self, report: Report, ctx: &mut Context<Self>) {
+        self.withdraw_approvals(ApprovalState::Expired, "the agent is gone");
+        let phase = if report.agent_is_gone {
+            Phase::Ended
+        } else {
+            Phase::Lost
+        };
+        let kept = report
+            .workdir_kept
+            .then(|| self.run.dir.workdir().display().to_string());
+        let stored = matches!(
+            report.outcomes.get(&Step::CaptureSnapshot),
+            Some(teardown::Outcome::Done { .. })
+        );
+        let outcome = self.ledger.edit(|record| {
+            record.phase = phase;
+            record.workdir_kept = kept;
+            record.has_snapshot |= stored;
+            if let Some(run) = &mut record.run {
+                run.turn = None;
+            }
+            if let Some(why) = trouble(&report) {
+                let reason = record.reason.take().unwrap_or_default();
+                record.reason = Some(format!("{reason} ({why})"));
+            }
+            record.outcome.unwrap_or(EndState::Failed)
+        });
+        self.publish();
+        let view = self
+            .ledger
+            .read(|record| (record.state(), record.reason.clone(), record.workdir_kept.clone()));
+        self.events.tell(
+            "session.ended",
+            &json!({ "outcome": outcome, "state": view.0, "reason": view.1, "workdir_kept": view.2 }),
+        );
+        let (ledger, events, root) = (
+            self.ledger.clone(),
+            self.events.clone(),
+            self.settings.root.get().cloned(),
+        );
+        let session = self.id().clone();
+        let closing = async move {
+            if let Err(problem) = ledger.save().await {
+                // Unfinished on record, it is taken up again at the next start, where every step finds itself done.
+                warn!(%problem, "end of the run is not on record");
+            }
+            if let Err(problem) = events.stream().flush().await {
+                warn!(%problem, "journal is not flushed");
+            }
+            if let Some(root) = root {
+                root.do_send(SessionEnded { session, outcome });
+            }
+        };
+        ctx.spawn(
+            closing
+                .instrument(self.span.clone())
+                .into_actor(self)
+                .map(|(), _, ctx| ctx.stop()),
+        );
+    }
+
+    /// Resolves what still waits; nobody is asked for what cannot matter any more.
+    pub(super) fn withdraw_approvals(&self, state: ApprovalState, why: &str) {
+        let withdrawn = self.ledger.edit(|record| {
+            let pending = record
+                .approvals
+                .iter_mut()
+                .filter(|approval| approval.is_pending());
+            pending
+                .map(|approval| {
+                    approval.state = state;
+                    approval.answered_at = Some(Timestamp::now());
+                    approval.answered_by = Some("service".to_owned());
+                    approval.note = Some(why.to_owned());
+                    approval.clone()
+                })
+                .collect::<Vec<_>>()
+        });
+        for approval in withdrawn {
+            self.events
+                .tell("approval.resolved", &json!({ "approval": approval }));
+        }
+    }
+}
+
+/// What a person must know of a teardown that did not go well.
+fn trouble(report: &Report) -> Option<String> {
+    let unwell = report
+        .outcomes
+        .iter()
+        .filter(|(_, outcome)| !outcome.is_settled_well());
+    let told: Vec<_> = unwell
+        .map(|(step, outcome)| format!("{step}: {}", outcome.detail()))
+        .collect();
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
+impl Handler<AskHands> for Session {
+    type Result = MessageResult<AskHands>;
+
+    fn handle(&mut self, ask: AskHands, ctx: &mut Self::Context) -> Self::Result {
+        if let Some(kind) = ask.replace {
+            self.children.discard(kind);
+            self.events.tell(
+                "child.restarted",
+                &json!({ "child": kind, "reason": "a teardown step needs a fresh one" }),
+            );
+        }
+        let crew = self.crew(ctx);
+        MessageResult(Hands {
+            close: crew.reader.clone().recipient(),
+            end_turn: crew.reader.recipient(),
+            stop_agent: crew.process.recipient(),
+            quiet: crew.watcher.clone().recipient(),
+            save_back: crew.watcher.recipient(),
+            release: crew.renewer.recipient(),
+            capture_seed: crew.snapshotter.clone().recipient(),
+            capture_snapshot: crew.snapshotter.recipient(),
+            wipe: crew.host_link.clone().recipient(),
+            disconnect: crew.host_link.recipient(),
+        })
+    }
+}
+
+impl Handler<NoteStep> for Session {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, NoteStep { step, noted }: NoteStep, _: &mut Self::Context) -> Self::Result {
+        let now = Timestamp::now();
+        let view = self.ledger.edit(|record| {
+            let found = record.teardown.iter_mut().find(|s| s.step == step)?;
+            match &noted {
+                Noted::Began => found.started_at = Some(now),
+                Noted::Ended(outcome) => {
+                    found.ended_at = Some(now);
+                    found.outcome = Some(outcome.clone());
+                }
+            }
+            Some(StepView::from(&*found))
+        });
+        self.run.did(match noted {
+            Noted::Began => Deed::StepBegan { step },
+            Noted::Ended(outcome) => Deed::StepEnded { step, outcome },
+        });
+        if let Some(view) = view {
+            self.events.tell("teardown.step", &json!({ "step": view }));
+        }
+        self.publish();
+        let (ledger, run, seam) = (self.ledger.clone(), self.run.clone(), format!("note_{step}"));
+        let noting = async move {
+            // Killed here, a process has begun (or done) a step that is not on record: the crash tests come here.
+            if let Err(injected) = run.step(ChildKind::Session, &seam).await {
+                warn!(%injected, "session fails between two steps");
+            }
+            if let Err(problem) = ledger.save().await {
+                warn!(%step, %problem, "step is not on record");
+            }
+        };
+        Box::pin(noting.instrument(self.span.clone()).into_actor(self))
+    }
+}

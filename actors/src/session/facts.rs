@@ -1,0 +1,212 @@
+//! What the children tell their session, and what follows from it.
+
+use actix::prelude::*;
+use jiff::Timestamp;
+use optio_store::ApprovalId;
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::approvals::{self, Approval, ApprovalState, Decision};
+use super::end::Cause;
+use super::{Phase, Session};
+use crate::conversation::{Asked, ConversationFact, ReplyToAgent};
+use crate::cred_watcher::{CredFact, StopSaving};
+use crate::lease_renewer::LeaseFact;
+use crate::process::{AgentEnded, TouchHeartbeat};
+
+/// Lines of the agent's standard error that go into a reason; the rest is in the event.
+const STDERR_LINES: usize = 5;
+
+impl Handler<LeaseFact> for Session {
+    type Result = ();
+
+    fn handle(&mut self, fact: LeaseFact, ctx: &mut Self::Context) {
+        match fact {
+            LeaseFact::Renewed { expires_at, sent } => {
+                self.lease_confirmed = sent;
+                // Not saved: the next process renews before it believes anything.
+                self.ledger.edit(|record| {
+                    if let Some(run) = &mut record.run {
+                        run.lease_expires_at = Some(expires_at);
+                    }
+                });
+                self.crew(ctx).process.do_send(TouchHeartbeat { sent });
+                self.publish();
+            }
+            LeaseFact::Lost { why } => self.lease_is_lost(&why, ctx),
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn lease_is_lost(&mut self, why: &str, ctx: &mut Context<Self>) {
+        let seed = self.ledger.edit(|record| {
+            let run = record.run.as_mut()?;
+            run.lease_lost = true;
+            run.seed.clone()
+        });
+        self.crew(ctx).watcher.do_send(StopSaving);
+        self.events
+            .tell("seed.lost", &json!({ "seed": seed, "reason": why }));
+        self.save(ctx);
+        self.end(Cause::lease_lost(why), ctx);
+    }
+}
+
+impl Handler<CredFact> for Session {
+    type Result = ();
+
+    fn handle(&mut self, fact: CredFact, ctx: &mut Self::Context) {
+        match fact {
+            CredFact::Saved { baseline } => {
+                self.ledger.edit(|record| {
+                    if let Some(run) = &mut record.run {
+                        run.baseline = Some(baseline);
+                    }
+                });
+                self.save(ctx);
+            }
+            CredFact::NotHolder => {
+                self.lease_is_lost("the store says that somebody else holds the seed", ctx)
+            }
+            CredFact::Attention { why } => {
+                warn!(parent: &self.span, why, "login needs a person");
+                self.events.tell("attention", &json!({ "reason": why }));
+            }
+        }
+    }
+}
+
+impl Handler<AgentEnded> for Session {
+    type Result = ();
+
+    fn handle(&mut self, ended: AgentEnded, ctx: &mut Self::Context) {
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        let lines: Vec<_> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
+        let tail = lines[lines.len().saturating_sub(STDERR_LINES)..].join("\n");
+        let by = if ended.by_guard {
+            ", ended by its guard because the service was gone"
+        } else {
+            ""
+        };
+        let said = if tail.is_empty() {
+            String::new()
+        } else {
+            format!("; it last said: {tail}")
+        };
+        let reason = format!("the agent exited unexpectedly with {}{by}{said}", ended.status);
+        self.end(Cause::failed(reason), ctx);
+    }
+}
+
+impl Handler<ConversationFact> for Session {
+    type Result = ();
+
+    fn handle(&mut self, fact: ConversationFact, ctx: &mut Self::Context) {
+        match fact {
+            ConversationFact::TurnStarted { turn } => {
+                self.ledger.edit(|record| {
+                    if let Some(run) = &mut record.run {
+                        run.turn = Some(turn);
+                        run.had_turn = true;
+                    }
+                });
+            }
+            ConversationFact::TurnEnded { turn } => {
+                self.ledger.edit(|record| {
+                    if let Some(run) = record.run.as_mut().filter(|run| run.turn.as_ref() == Some(&turn)) {
+                        run.turn = None;
+                    }
+                });
+            }
+            ConversationFact::Asked(asked) => self.asked(asked, ctx),
+            ConversationFact::Withdrawn { request } => {
+                let withdrawn = self.ledger.edit(|record| {
+                    let mut pending = record.approvals.iter_mut();
+                    let approval = pending.find(|a| a.is_pending() && a.request == request)?;
+                    approval.state = ApprovalState::Cancelled;
+                    approval.answered_at = Some(Timestamp::now());
+                    approval.answered_by = Some("agent".to_owned());
+                    Some(approval.clone())
+                });
+                let Some(approval) = withdrawn else { return };
+                self.events
+                    .tell("approval.resolved", &json!({ "approval": approval }));
+            }
+        }
+        self.save(ctx);
+        self.publish();
+    }
+}
+
+impl Session {
+    fn asked(&mut self, asked: Asked, ctx: &mut Context<Self>) {
+        let known = self.ledger.read(|record| {
+            let mut known = record.approvals.iter().rev();
+            known
+                .find(|a| a.is_same_question(&asked.request, &asked.method, &asked.raw))
+                .cloned()
+        });
+        match known {
+            // Asked again after a reconnect, it still waits.
+            Some(approval) if approval.is_pending() => {
+                info!(parent: &self.span, approval = %approval.id, "agent asks again");
+                return;
+            }
+            // The answer was decided, and did not arrive.
+            Some(Approval {
+                decision: Some(decision),
+                ..
+            }) => {
+                self.reply(&asked, decision, ctx);
+                return;
+            }
+            Some(_) | None => {}
+        }
+        let gate = self
+            .ledger
+            .read(|record| record.config.permission_gate() && record.phase != Phase::Stopping);
+        let mut approval = Approval {
+            id: ApprovalId::mint(),
+            session: self.id().clone(),
+            kind: asked.kind.clone(),
+            state: ApprovalState::Pending,
+            command: asked.command.clone(),
+            cwd: asked.cwd.clone(),
+            reason: asked.reason.clone(),
+            changes: asked.changes.clone(),
+            raw: asked.raw.clone(),
+            asked_at: Timestamp::now(),
+            answered_at: None,
+            answered_by: None,
+            decision: None,
+            note: None,
+            request: asked.request.clone(),
+            method: asked.method.clone(),
+        };
+        if !gate {
+            // Nobody was promised to be asked (S-377).
+            approval.state = ApprovalState::Declined;
+            approval.decision = Some(Decision::Decline);
+            approval.answered_at = Some(Timestamp::now());
+            approval.answered_by = Some("service".to_owned());
+            self.reply(&asked, Decision::Decline, ctx);
+        }
+        self.ledger
+            .edit(|record| approvals::remember(&mut record.approvals, approval.clone()));
+        let name = if gate {
+            "approval.requested"
+        } else {
+            "approval.resolved"
+        };
+        self.events.tell(name, &json!({ "approval": approval }));
+    }
+
+    fn reply(&mut self, asked: &Asked, decision: Decision, ctx: &mut Context<Self>) {
+        let reply = ReplyToAgent {
+            request: asked.request.clone(),
+            decision,
+        };
+        self.crew(ctx).reader.do_send(reply);
+    }
+}

@@ -1,0 +1,481 @@
+//! Starting a run, in order. Every failure, and every stop that comes meanwhile, leaves through the teardown.
+//!
+//! ```text
+//! connect ─ workdir (empty, restored, or kept) ─ codex ─ lease ─ login ─ texts ─ agent ─ conversation ─ first turn
+//! ```
+//!
+//! What a later process must know is on record before the deed that needs undoing is done.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use jiff::Timestamp;
+use optio_codex_protocol::agents_md::{self, KeywordFeatures};
+use optio_codex_protocol::argv::{self, BrowserShims, KICKOFF, Listen, RESUME_NOTICE};
+use optio_codex_protocol::auth;
+use optio_codex_protocol::config::{SeedChoice, Transport as WantedTransport};
+use optio_codex_protocol::requests::Input;
+use optio_codex_protocol::sandbox::SandboxSettings;
+use optio_codex_protocol::{config_toml, workdir};
+use optio_host::{CodexBinary, EnvPlan, HostError, RelPath};
+use optio_store::{SeedFiles, SeedId, StoreError, Want};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::children::Crew;
+use super::end::Cause;
+use super::record::AgentRecord;
+use super::{RunContext, TurnMode};
+use crate::conversation::{Attach, AttachError, Attached, Over, SendMessage, ThreadPlan};
+use crate::cred_watcher::{Baseline, WatchLogin, Watched};
+use crate::host_link::Connect;
+use crate::lease_renewer::{AcquireError, AcquireLease};
+use crate::login::account_of;
+use crate::process::{AgentLaunch, Pipes, StartAgent, Transport};
+use crate::settings::{LEASED_KILL_AFTER, LEASED_TERM_AFTER, Settings};
+use crate::snapshotter::{Restore, RestoreError};
+use crate::trace::Deed;
+
+/// Directories without which codex does not work (S-236).
+const HOME_DIRS: [&str; 5] = [
+    "home/.codex",
+    "home/.local/bin",
+    "home/.local/share",
+    "home/.config",
+    "home/.cache",
+];
+
+/// Largest config file that is edited.
+const CONFIG_LIMIT: u64 = 1 << 20;
+
+/// Why a run could not be started.
+#[derive(Debug, thiserror::Error)]
+enum LaunchError {
+    /// Somebody stopped it meanwhile. That cause is on record already.
+    #[error("the run was stopped while it was starting")]
+    Stopped,
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Lease(#[from] AcquireError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error("the conversation did not come up: {problem}{said}")]
+    Attach { problem: AttachError, said: String },
+    #[error("{0}")]
+    Unusable(String),
+    #[error("{0} died during the launch")]
+    Died(&'static str),
+}
+
+/// Starts the run that is on record.
+pub(super) async fn launch(
+    settings: Arc<Settings>,
+    run: RunContext,
+    crew: Crew,
+    stop: CancellationToken,
+) -> Result<(), Cause> {
+    let launch = Launching {
+        settings,
+        run,
+        crew,
+        stop,
+    };
+    launch.all().await.map_err(|problem| {
+        warn!(%problem, "run did not start");
+        Cause::failed(problem.to_string())
+    })
+}
+
+struct Launching {
+    settings: Arc<Settings>,
+    run: RunContext,
+    crew: Crew,
+    stop: CancellationToken,
+}
+
+impl Launching {
+    async fn all(&self) -> Result<(), LaunchError> {
+        self.go_on()?;
+        ask("the host link", self.crew.host_link.send(Connect)).await??;
+        self.go_on()?;
+        self.workdir().await?;
+        self.go_on()?;
+        let codex = self.codex().await?;
+        self.go_on()?;
+        self.login().await?;
+        self.go_on()?;
+        self.texts().await?;
+        self.go_on()?;
+        let pipes = self.agent(codex).await?;
+        self.go_on()?;
+        let attached = self.converse(pipes).await?;
+        self.go_on()?;
+        self.first_turn(&attached).await;
+        Ok(())
+    }
+
+    /// Goes no further once somebody has stopped the run (S-190).
+    fn go_on(&self) -> Result<(), LaunchError> {
+        if self.stop.is_cancelled() {
+            Err(LaunchError::Stopped)
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn save(&self) -> Result<(), LaunchError> {
+        Ok(self.run.ledger.save().await?)
+    }
+
+    /// An empty workdir, a restored one, or the one that was kept because it could not be stored.
+    async fn workdir(&self) -> Result<(), LaunchError> {
+        let (host, dir) = (&self.run.host, &self.run.dir);
+        let (kept, snapshot) = self.run.ledger.read(|record| {
+            let snapshot = record.run.as_ref().and_then(|run| run.resumed_from.clone());
+            (record.workdir_kept.is_some(), snapshot)
+        });
+        if kept && snapshot.is_none() && host.exists(dir).await? {
+            info!("run goes on in the kept workdir");
+        } else {
+            host.create(dir).await?;
+            if let Some(snapshot) = snapshot {
+                ask("the snapshotter", self.crew.snapshotter.send(Restore(snapshot))).await??;
+            }
+        }
+        // From here on the workdir is this run's; what becomes of it is its teardown's to say.
+        self.run.ledger.edit(|record| record.workdir_kept = None);
+        for path in HOME_DIRS {
+            host.make_dir(dir, &in_workdir(path)?).await?;
+        }
+        Ok(())
+    }
+
+    async fn codex(&self) -> Result<CodexBinary, LaunchError> {
+        let codex = self.run.host.find_codex(self.settings.codex.as_deref()).await?;
+        info!(version = codex.version, path = %codex.path.display(), "codex found");
+        // Launched through a link of its own, a session's agent can be told from another's (S-235, S-237).
+        let link = in_workdir(&format!("{}/codex", workdir::LOCAL_BIN))?;
+        self.run.host.link(&self.run.dir, &link, &codex.path).await?;
+        Ok(codex)
+    }
+
+    /// Leases the seed and plants its login, before anything of the agent exists.
+    async fn login(&self) -> Result<(), LaunchError> {
+        let Some(want) = self.wanted_seed()? else {
+            return Ok(());
+        };
+        // A holder on record finds a lease whose answer was lost.
+        self.save().await?;
+        let lease = ask("the lease renewer", self.crew.renewer.send(AcquireLease { want })).await??;
+        self.run.ledger.edit(|record| {
+            if let Some(run) = &mut record.run {
+                run.seed = Some(lease.seed.clone());
+                run.lease_expires_at = Some(lease.expires_at);
+            }
+        });
+        self.save().await?;
+        self.run.events.tell(
+            "seed.leased",
+            &json!({ "seed": lease.seed, "expires_at": lease.expires_at }),
+        );
+        self.plant(lease.seed).await
+    }
+
+    fn wanted_seed(&self) -> Result<Option<Want>, LaunchError> {
+        let (choice, of_run) = self.run.ledger.read(|record| {
+            (
+                record.config.seed().cloned(),
+                record.run.as_ref().and_then(|run| run.seed.clone()),
+            )
+        });
+        // A resumed run leases the seed it had (T-207).
+        match (of_run, choice) {
+            (Some(seed), _) => Ok(Some(Want::Seed(seed))),
+            (None, Some(SeedChoice::Pool(pool))) => Ok(Some(Want::Pool(pool))),
+            (None, Some(SeedChoice::Id(id))) => match id.parse::<SeedId>() {
+                Ok(id) => Ok(Some(Want::Seed(id))),
+                Err(problem) => Err(LaunchError::Unusable(problem.to_string())),
+            },
+            (None, None) => Ok(None),
+        }
+    }
+
+    async fn plant(&self, seed: SeedId) -> Result<(), LaunchError> {
+        let (host, dir) = (&self.run.host, &self.run.dir);
+        let (files, version) = self.run.store.seeds.load(&seed).await?;
+        let resumed = self
+            .run
+            .ledger
+            .read(|r| r.run.as_ref().is_some_and(|run| run.resumed_from.is_some()));
+        for (name, bytes) in &files.0 {
+            // Over a restored tree only the login is planted: the rest of it is the session's own by now (T-207).
+            if resumed && name != SeedFiles::AUTH {
+                continue;
+            }
+            host.write(
+                dir,
+                &in_workdir(&format!("{}/{name}", workdir::HOME))?,
+                bytes.clone(),
+                0o600,
+            )
+            .await?;
+        }
+        self.edit_config().await?;
+        let login = files.0.get(SeedFiles::AUTH).cloned().unwrap_or_default();
+        let account_id = account_of(&auth::read(&login)).id;
+        let baseline = Baseline {
+            version,
+            fingerprint: auth::fingerprint(&login),
+            account_id,
+        };
+        let holder = self.run.ledger.edit(|record| {
+            let run = record
+                .run
+                .as_mut()
+                .expect("a session actor exists only for a run on record");
+            run.baseline = Some(baseline.clone());
+            run.holder.clone()
+        });
+        self.save().await?;
+        let watched = Watched {
+            seed,
+            holder,
+            baseline,
+            may_save: true,
+        };
+        ask("the watcher", self.crew.watcher.send(WatchLogin(watched))).await
+    }
+
+    /// Trusts the workdir and keeps the login in its file, where it is watched (S-506, T-124).
+    async fn edit_config(&self) -> Result<(), LaunchError> {
+        let (host, dir) = (&self.run.host, &self.run.dir);
+        let path = in_workdir(workdir::CONFIG_TOML)?;
+        let before = match host.read(dir, &path, CONFIG_LIMIT).await {
+            Ok(bytes) => bytes,
+            Err(HostError::NotFound { .. }) => Bytes::new(),
+            Err(problem) => return Err(problem.into()),
+        };
+        let edited = config_toml::validate(&before)
+            .and_then(|text| config_toml::pre_trust(text, &dir.workdir().display().to_string()))
+            .and_then(|text| config_toml::force_file_credentials(&text))
+            .map_err(|problem| LaunchError::Unusable(problem.to_string()))?;
+        Ok(host.write(dir, &path, Bytes::from(edited), 0o600).await?)
+    }
+
+    async fn texts(&self) -> Result<(), LaunchError> {
+        let (host, dir) = (&self.run.host, &self.run.dir);
+        let (agents_md, resumable) = self.run.ledger.read(|record| {
+            let seeded = record.run.as_ref().is_some_and(|run| run.seed.is_some());
+            let excludes = record.config.effective_excludes(seeded);
+            let text = agents_md::compose(&record.config, KeywordFeatures::default(), &excludes);
+            (text, record.config.supports_resume())
+        });
+        host.write(
+            dir,
+            &in_workdir(workdir::AGENTS_MD)?,
+            Bytes::from(agents_md),
+            0o600,
+        )
+        .await?;
+        if resumable {
+            let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ\n").to_string();
+            host.append(dir, &in_workdir(workdir::RESUME_LOG)?, Bytes::from(now))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn agent(&self, codex: CodexBinary) -> Result<Option<Pipes>, LaunchError> {
+        let home = self.run.host.home().await?;
+        let socket = self.run.host.socket_path(&self.run.dir);
+        let (launch, transport) = self.run.ledger.read(|record| {
+            let transport = match (record.config.transport(), codex.can_listen) {
+                (WantedTransport::Auto | WantedTransport::Unix, true) => Transport::Unix,
+                (WantedTransport::Auto, false) | (WantedTransport::Stdio, _) => Transport::Stdio,
+                (WantedTransport::Unix, false) => return (None, Transport::Unix),
+            };
+            let socket = socket.display().to_string();
+            let listen = match transport {
+                Transport::Unix => Listen::Unix(&socket),
+                Transport::Stdio => Listen::Stdio,
+            };
+            let at = self.run.dir.workdir().display().to_string();
+            let sandbox = SandboxSettings::resolve(&record.config, &home.display().to_string());
+            let program = workdir::below(&at, &format!("{}/codex", workdir::LOCAL_BIN));
+            let env = argv::environment(&record.config, &at, BrowserShims::Absent);
+            let path_prefix = env.path_prefix.into_iter().map(PathBuf::from).collect();
+            let leased = record.run.as_ref().is_some_and(|run| run.seed.is_some());
+            let (term_after, kill_after) = match leased {
+                true => (LEASED_TERM_AFTER, LEASED_KILL_AFTER),
+                false => (
+                    self.settings.orphan_ttl,
+                    self.settings.orphan_ttl + (LEASED_KILL_AFTER - LEASED_TERM_AFTER),
+                ),
+            };
+            let launch = AgentLaunch {
+                argv: argv::app_server(&program, listen, &record.config, &sandbox),
+                env: EnvPlan {
+                    remove: env.remove,
+                    add: env.add,
+                    path_prefix,
+                },
+                transport,
+                term_after,
+                kill_after,
+            };
+            (Some(launch), transport)
+        });
+        let launch = launch.ok_or_else(|| {
+            LaunchError::Unusable(format!(
+                "transport: codex {} cannot listen on a socket; \"auto\" or \"stdio\" works",
+                codex.version
+            ))
+        })?;
+        self.run.ledger.edit(|record| {
+            if let Some(run) = &mut record.run {
+                run.transport = Some(transport);
+            }
+        });
+        // On record first: a process that dies now leaves an agent that the next one must look for.
+        self.save().await?;
+        let started = ask("the process actor", self.crew.process.send(StartAgent(launch))).await??;
+        self.run.ledger.edit(|record| {
+            if let Some(run) = &mut record.run {
+                run.agent = Some(AgentRecord {
+                    identity: started.identity,
+                    version: codex.version.clone(),
+                });
+            }
+        });
+        self.save().await?;
+        Ok(started.pipes)
+    }
+
+    async fn converse(&self, pipes: Option<Pipes>) -> Result<Attached, LaunchError> {
+        let over = match pipes {
+            Some(pipes) => Over::Pipes(pipes),
+            None => Over::Socket(self.run.host.socket_path(&self.run.dir)),
+        };
+        let attach = Attach {
+            over,
+            plan: ThreadPlan::of(&self.run),
+        };
+        let attaching = ask("the conversation reader", self.crew.reader.send(attach));
+        // A handshake may take its whole limit; a stop need not wait for it.
+        let attached = tokio::select! {
+            attached = attaching => attached?,
+            () = self.stop.cancelled() => return Err(LaunchError::Stopped),
+        };
+        let attached = match attached {
+            Ok(attached) => attached,
+            Err(problem) => {
+                return Err(LaunchError::Attach {
+                    problem,
+                    said: self.last_words().await,
+                });
+            }
+        };
+        went_live(&self.run, &attached).await?;
+        Ok(attached)
+    }
+
+    /// What the agent last said on standard error: an agent that fails to come up says why there.
+    async fn last_words(&self) -> String {
+        match self.run.host.guard_stderr(&self.run.dir).await {
+            Ok(stderr) if !stderr.is_empty() => {
+                let text = String::from_utf8_lossy(&stderr);
+                let lines: Vec<_> = text.lines().rev().take(5).collect();
+                format!(
+                    "; the agent last said: {}",
+                    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+                )
+            }
+            Ok(_) | Err(_) => String::new(),
+        }
+    }
+
+    /// The kickoff of a fresh run that starts by itself, or the notice of a resumed one (S-325).
+    async fn first_turn(&self, attached: &Attached) {
+        let (auto_start, resumed) = self.run.ledger.read(|record| {
+            let run = record.run.as_ref();
+            (
+                record.config.auto_start(),
+                run.is_some_and(|r| r.resumed_from.is_some() || r.resume_thread.is_some()),
+            )
+        });
+        let text = match (resumed, auto_start) {
+            (true, _) => RESUME_NOTICE,
+            (false, true) => KICKOFF,
+            (false, false) => return,
+        };
+        info!(thread = attached.thread_id, "first message is sent");
+        let message = SendMessage {
+            input: vec![Input::Text(text.to_owned())],
+            mode: TurnMode::Auto,
+        };
+        // The run is live whether or not this arrives; a person can say it again.
+        match self.crew.reader.send(message).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(problem)) => self.run.events.tell(
+                "attention",
+                &json!({ "reason": format!("the first message was not taken: {problem}") }),
+            ),
+            Err(_) => warn!("reader died before the first message"),
+        }
+    }
+}
+
+/// Puts on record that there is a thread, and so work to keep.
+pub(super) async fn went_live(run: &RunContext, attached: &Attached) -> Result<(), StoreError> {
+    run.ledger.edit(|record| {
+        let Some(of_run) = &mut record.run else { return };
+        of_run.thread_id = Some(attached.thread_id.clone());
+        of_run.model = attached.model.clone();
+        of_run.was_live = true;
+        if let (Some(agent), Some(version)) = (&mut of_run.agent, &attached.version) {
+            agent.version = version.clone();
+        }
+    });
+    if attached.began_anew {
+        let reason = "the conversation could not be resumed, its thread has no rollout; a new one was begun";
+        run.events.tell("attention", &json!({ "reason": reason }));
+    }
+    run.ledger.save().await?;
+    run.did(Deed::WentLive);
+    Ok(())
+}
+
+/// Attaches a fresh reader to an agent that listens.
+pub(super) async fn attach_again(run: RunContext, crew: Crew) -> Result<(), String> {
+    let over = Over::Socket(run.host.socket_path(&run.dir));
+    let attach = Attach {
+        over,
+        plan: ThreadPlan::of(&run),
+    };
+    let attached = crew
+        .reader
+        .send(attach)
+        .await
+        .map_err(|_| "the reader died".to_owned())?;
+    let attached = attached.map_err(|problem| problem.to_string())?;
+    went_live(&run, &attached)
+        .await
+        .map_err(|problem| problem.to_string())
+}
+
+async fn ask<T>(
+    who: &'static str,
+    asking: impl Future<Output = Result<T, MailboxError>>,
+) -> Result<T, LaunchError> {
+    asking.await.map_err(|_| LaunchError::Died(who))
+}
+
+fn in_workdir(path: &str) -> Result<RelPath, HostError> {
+    RelPath::in_workdir(path)
+}

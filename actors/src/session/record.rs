@@ -1,0 +1,282 @@
+//! The record of a session: what a later process needs to go on where this one stopped.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use optio_codex_protocol::config::SessionConfig;
+use optio_host::AgentIdentity;
+use optio_store::{Holder, RecordRow, RunId, SeedId, SessionId, SnapshotId, Store, StoreError};
+use serde::{Deserialize, Serialize};
+
+use super::approvals::Approval;
+use super::phase::{EndState, Phase, State};
+use crate::cred_watcher::Baseline;
+use crate::process::Transport;
+use crate::teardown::{Outcome, Progress, Step, StopStyle};
+
+/// Everything on record of a session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// Its id.
+    pub id: SessionId,
+    /// What people call it.
+    pub name: String,
+    /// What tools sort it by.
+    pub labels: BTreeMap<String, String>,
+    /// Its host's name.
+    pub host: String,
+    /// What was asked for, validated.
+    #[serde(with = "config_as_json")]
+    pub config: SessionConfig,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When this record was last changed.
+    pub updated_at: Timestamp,
+    /// How far its run is.
+    pub phase: Phase,
+    /// How its last run ended.
+    pub outcome: Option<EndState>,
+    /// One sentence that a person understands.
+    pub reason: Option<String>,
+    /// The present run, or the last one.
+    pub run: Option<RunRecord>,
+    /// The teardown of that run; empty until it begins.
+    pub teardown: Vec<StepRecord>,
+    /// How gently that teardown stops the agent.
+    pub style: Option<StopStyle>,
+    /// The approvals of that run.
+    pub approvals: Vec<Approval>,
+    /// There is a snapshot to resume from.
+    pub has_snapshot: bool,
+    /// Where the workdir was kept, if it was.
+    pub workdir_kept: Option<String>,
+    /// The model chosen for the next turns.
+    pub model: Option<String>,
+    /// The reasoning effort chosen for the next turns.
+    pub effort: Option<String>,
+}
+
+/// What is on record of a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Its id; the mark that everything the agent starts carries.
+    pub id: RunId,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// Its holder, minted before any lease is asked for, so that a lease whose answer was lost can be released.
+    pub holder: Holder,
+    /// The seed whose lease it has, had, or asked for by id.
+    pub seed: Option<SeedId>,
+    /// What the store is known to have of that seed's login.
+    pub baseline: Option<Baseline>,
+    /// The lease's end by the store's clock, as far as it is known.
+    pub lease_expires_at: Option<Timestamp>,
+    /// The lease is not this run's any more: final.
+    pub lease_lost: bool,
+    /// The agent, once it was started.
+    pub agent: Option<AgentRecord>,
+    /// How the app-server is reached.
+    pub transport: Option<Transport>,
+    /// The Codex thread.
+    pub thread_id: Option<String>,
+    /// The model the thread said it has.
+    pub model: Option<String>,
+    /// A turn of the thread has begun, so there is a rollout to resume (S-472).
+    pub had_turn: bool,
+    /// The turn that runs.
+    pub turn: Option<String>,
+    /// The conversation came up: from here on there is work to keep (INV-40).
+    pub was_live: bool,
+    /// The snapshot it began from.
+    pub resumed_from: Option<SnapshotId>,
+    /// The thread that snapshot said to resume.
+    pub resume_thread: Option<String>,
+}
+
+/// What is on record of an agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgentRecord {
+    /// Who it is.
+    pub identity: AgentIdentity,
+    /// Codex's version.
+    pub version: String,
+}
+
+/// What is on record of a teardown step.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Which.
+    pub step: Step,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
+    /// When it was over.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+}
+
+impl SessionRecord {
+    /// The steps that are over.
+    pub fn progress(&self) -> Progress {
+        self.teardown
+            .iter()
+            .filter_map(|s| Some((s.step, s.outcome.clone()?)))
+            .collect()
+    }
+
+    /// Lays out the steps of a teardown that begins now.
+    pub fn begin_teardown(&mut self, style: StopStyle) {
+        let pending = |step| StepRecord {
+            step,
+            started_at: None,
+            ended_at: None,
+            outcome: None,
+        };
+        self.teardown = Step::ALL.into_iter().map(pending).collect();
+        self.style = Some(style);
+        self.phase = Phase::Stopping;
+    }
+
+    /// The state the outside sees.
+    pub fn state(&self) -> State {
+        let turn_runs = self.run.as_ref().is_some_and(|run| run.turn.is_some());
+        State::derive(
+            self.phase,
+            turn_runs,
+            self.approvals.iter().any(Approval::is_pending),
+        )
+    }
+
+    /// Nothing is left to do for it.
+    pub fn is_finished(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+
+    fn row(&self, rev: u64) -> Result<RecordRow, StoreError> {
+        let body = serde_json::to_vec(self).map_err(|problem| StoreError::Invalid {
+            field: "record",
+            why: format!("session {} has no json form: {problem}", self.id),
+        })?;
+        Ok(RecordRow {
+            id: self.id.clone(),
+            rev,
+            finished: self.is_finished(),
+            state: self.state().name().to_owned(),
+            host: self.host.clone(),
+            seed: self.run.as_ref().and_then(|run| run.seed.clone()),
+            name: self.name.clone(),
+            labels: self.labels.clone(),
+            created_at: self.created_at,
+            body: Bytes::from(body),
+        })
+    }
+
+    /// The row of a record that is stored for the first time.
+    pub fn first_row(&self) -> Result<RecordRow, StoreError> {
+        self.row(1)
+    }
+
+    /// Reads a stored record.
+    pub fn read(row: &RecordRow) -> Result<Self, StoreError> {
+        serde_json::from_slice(&row.body).map_err(|problem| StoreError::Damaged {
+            what: format!("record of session {}", row.id),
+            why: problem.to_string(),
+        })
+    }
+}
+
+mod config_as_json {
+    use optio_codex_protocol::config::SessionConfig;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(config: &SessionConfig, to: S) -> Result<S::Ok, S::Error> {
+        config.to_json().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SessionConfig, D::Error> {
+        SessionConfig::from_json(serde_json::Value::deserialize(from)?).map_err(D::Error::custom)
+    }
+}
+
+/// How long a write of the record is tried before its session goes on without it.
+const SAVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// The wait between two tries.
+const SAVE_PAUSE: Duration = Duration::from_millis(200);
+
+/// The record in memory and its way to the store. The session is its one writer; children read.
+pub struct Ledger {
+    record: Mutex<Edited>,
+    rev: tokio::sync::Mutex<Stored>,
+    store: Store,
+}
+
+struct Edited {
+    record: SessionRecord,
+    edits: u64,
+}
+
+struct Stored {
+    rev: u64,
+    edits: u64,
+}
+
+impl Ledger {
+    /// A ledger of a record that is stored with this `rev`.
+    pub fn new(record: SessionRecord, rev: u64, store: Store) -> Self {
+        let edited = Edited { record, edits: 0 };
+        Self {
+            record: Mutex::new(edited),
+            rev: tokio::sync::Mutex::new(Stored { rev, edits: 0 }),
+            store,
+        }
+    }
+
+    /// Looks something up.
+    pub fn read<T>(&self, look: impl FnOnce(&SessionRecord) -> T) -> T {
+        look(&self.record.lock().unwrap_or_else(PoisonError::into_inner).record)
+    }
+
+    /// Changes it in memory.
+    pub fn edit<T>(&self, change: impl FnOnce(&mut SessionRecord) -> T) -> T {
+        let mut edited = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        edited.edits += 1;
+        edited.record.updated_at = Timestamp::now();
+        change(&mut edited.record)
+    }
+
+    /// Makes every change up to now durable. Several saves at once become one write.
+    pub async fn save(&self) -> Result<(), StoreError> {
+        let wanted = self.record.lock().unwrap_or_else(PoisonError::into_inner).edits;
+        let mut stored = self.rev.lock().await;
+        if stored.edits >= wanted && stored.edits > 0 {
+            return Ok(());
+        }
+        let (row, edits) = {
+            let edited = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+            (edited.record.row(stored.rev)?, edited.edits)
+        };
+        let trying = async {
+            loop {
+                match self.store.records.update(row.clone()).await {
+                    Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. }) => {
+                        tokio::time::sleep(SAVE_PAUSE).await;
+                    }
+                    ended => return ended,
+                }
+            }
+        };
+        let rev = tokio::time::timeout(SAVE_LIMIT, trying)
+            .await
+            .map_err(|_| StoreError::TimedOut {
+                what: "session record",
+                limit: SAVE_LIMIT,
+            })??;
+        *stored = Stored { rev, edits };
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! Taking over a run that an earlier process left (DESIGN §7): adopt an agent that lives, tear down what does not.
+
+use actix::prelude::*;
+use optio_host::{AgentState, ExitStatus};
+use optio_store::{PageRequest, Renewal, SeedId, StoreError};
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::RunContext;
+use super::Session;
+use super::children::Crew;
+use super::crew::watched;
+use super::end::Cause;
+use super::launch::attach_again;
+use super::phase::Phase;
+use super::record::AgentRecord;
+use crate::cred_watcher::WatchLogin;
+use crate::host_link::Connect;
+use crate::process::{AdoptAgent, Transport};
+
+/// What was found of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Its agent lives and is attached.
+    Adopted,
+    /// Its teardown had begun.
+    Ending,
+    /// It cannot go on.
+    Over(Cause),
+    /// Somebody else has its lease, so its agent must go at once.
+    LeaseLost(String),
+}
+
+/// Looks at what is left of the run, in the order that keeps the login safe: the lease first.
+pub(super) async fn recover(run: RunContext, crew: Crew) -> Found {
+    if let Err(problem) = find_lost_lease(&run).await {
+        warn!(%problem, "seeds cannot be looked through for a lease of this run");
+    }
+    match crew.host_link.send(Connect).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(problem)) => return Found::Over(Cause::failed(problem.to_string())),
+        Err(_) => return Found::Over(Cause::failed("the host link died")),
+    }
+    let (phase, transport) = run.ledger.read(|record| {
+        (
+            record.phase,
+            record.run.as_ref().and_then(|of_run| of_run.transport),
+        )
+    });
+    if phase == Phase::Stopping {
+        return Found::Ending;
+    }
+    // An agent on our pipes read end-of-file when the earlier process went.
+    let state = match transport {
+        Some(Transport::Stdio) => Ok(AgentState::Absent),
+        Some(Transport::Unix) | None => run.host.guard_state(&run.dir).await,
+    };
+    match state {
+        Ok(AgentState::Running(identity)) => {
+            if let Some(why) = lease_is_lost(&run).await {
+                return Found::LeaseLost(why);
+            }
+            adopt(&run, &crew, identity).await
+        }
+        Ok(AgentState::Exited { status, by_guard, .. }) => {
+            Found::Over(ended_meanwhile(phase, Some(status), by_guard))
+        }
+        Ok(AgentState::Absent) => Found::Over(ended_meanwhile(phase, None, false)),
+        Err(problem) => Found::Over(Cause::failed(format!(
+            "the agent's state cannot be read: {problem}"
+        ))),
+    }
+}
+
+fn ended_meanwhile(phase: Phase, status: Option<ExitStatus>, by_guard: bool) -> Cause {
+    let how = match (status, by_guard) {
+        (Some(status), true) => {
+            format!(" ({status}; its guard ended it, because no service renewed its lease)")
+        }
+        (Some(status), false) => format!(" ({status})"),
+        (None, _) => String::new(),
+    };
+    Cause::failed(match phase {
+        Phase::Starting => format!("the service stopped while the session was starting{how}"),
+        _ => format!("the agent ended while the service was away{how}"),
+    })
+}
+
+/// Whether the run's lease is gone. A store that does not answer says nothing: the renewer's own clock decides then.
+async fn lease_is_lost(run: &RunContext) -> Option<String> {
+    let (seed, holder) = run.ledger.read(|record| {
+        let of_run = record.run.as_ref()?;
+        Some((of_run.seed.clone()?, of_run.holder.clone()))
+    })?;
+    match run.store.leases.renew(&seed, &holder).await {
+        Ok(Renewal::Lost) => Some("it went to somebody else while the service was away".to_owned()),
+        Ok(Renewal::Renewed { .. }) => None,
+        Err(problem) => {
+            warn!(%seed, %problem, "lease is not confirmed yet");
+            None
+        }
+    }
+}
+
+/// A process that died between the answer of an acquire and its own note of it left a seed leased to a holder that is
+/// on record, and no seed: it is looked for by its holder (T-103).
+async fn find_lost_lease(run: &RunContext) -> Result<(), StoreError> {
+    let (wanted, holder) = run.ledger.read(|record| {
+        let of_run = record.run.as_ref();
+        let wanted = record.config.seed().is_some() && of_run.is_some_and(|r| r.seed.is_none());
+        (wanted, of_run.map(|r| r.holder.clone()))
+    });
+    let Some(holder) = holder.filter(|_| wanted) else {
+        return Ok(());
+    };
+    let mut page = PageRequest {
+        cursor: None,
+        limit: PageRequest::MAX,
+    };
+    loop {
+        let seeds = run.store.seeds.list(None, &page).await?;
+        let held = seeds
+            .data
+            .iter()
+            .find(|row| row.lease.as_ref().is_some_and(|lease| lease.holder == holder));
+        if let Some(row) = held {
+            let seed: SeedId = row.id.clone();
+            info!(%seed, "lease of this run is found by its holder");
+            run.ledger.edit(|record| {
+                if let Some(of_run) = &mut record.run {
+                    of_run.seed = Some(seed);
+                }
+            });
+            return run.ledger.save().await;
+        }
+        match seeds.next_cursor {
+            Some(cursor) => page.cursor = Some(cursor),
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn adopt(run: &RunContext, crew: &Crew, identity: optio_host::AgentIdentity) -> Found {
+    run.ledger.edit(|record| {
+        if let Some(of_run) = &mut record.run {
+            of_run.transport = Some(Transport::Unix);
+            of_run.agent.get_or_insert(AgentRecord {
+                identity,
+                version: String::new(),
+            });
+        }
+    });
+    let known = crew.process.send(AdoptAgent(identity)).await;
+    // What rotated while nobody watched is saved first of all.
+    if let Some(watched) = run.ledger.read(watched) {
+        crew.watcher.do_send(WatchLogin(watched));
+    }
+    if known.is_err() {
+        return Found::Over(Cause::failed("the process actor died"));
+    }
+    match attach_again(run.clone(), crew.clone()).await {
+        Ok(()) => Found::Adopted,
+        Err(problem) => Found::Over(Cause::failed(format!(
+            "the agent lives, but cannot be attached: {problem}"
+        ))),
+    }
+}
+
+impl Session {
+    pub(super) fn recovered(&mut self, found: Found, ctx: &mut Context<Self>) {
+        self.beginning_under_way = false;
+        if self.detaching {
+            return;
+        }
+        match found {
+            Found::Adopted => {
+                // A stop may have come meanwhile.
+                if self.phase() == Phase::Stopping {
+                    self.walk(ctx);
+                    return;
+                }
+                self.ledger.edit(|record| record.phase = Phase::Live);
+                let pid = self.ledger.read(|r| {
+                    r.run
+                        .as_ref()
+                        .and_then(|run| run.agent.as_ref().map(|a| a.identity.pid))
+                });
+                self.events.tell("session.adopted", &json!({ "pid": pid }));
+                self.run.did(crate::trace::Deed::AgentStarted);
+                self.save(ctx);
+                self.publish();
+            }
+            Found::Ending => self.walk(ctx),
+            Found::Over(cause) if self.phase() == Phase::Stopping => {
+                info!(parent: &self.span, reason = cause.reason, "run is being stopped already");
+                self.walk(ctx);
+            }
+            Found::Over(cause) => self.end(cause, ctx),
+            Found::LeaseLost(why) => {
+                self.lease_is_lost(&why, ctx);
+                self.walk(ctx);
+            }
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! What may be asked of a session: check with the phase, do or pass on, answer.
+
+use std::collections::BTreeMap;
+
+use actix::prelude::*;
+use jiff::Timestamp;
+use optio_store::ApprovalId;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tracing::Instrument;
+
+use super::Session;
+use super::approvals::{Approval, Decision};
+use super::children::{ChildView, observe_all};
+use super::end::Cause;
+use super::phase::{EndState, Phase, Request};
+use super::status::SessionView;
+use crate::conversation::{self, Delivered, ReplyToAgent, SendMessage};
+use crate::error::SessionError;
+use crate::teardown::StopStyle;
+
+/// How a message may travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TurnMode {
+    /// Into the running turn if there is one, else as a new one.
+    #[default]
+    Auto,
+    /// Only as a new turn.
+    New,
+    /// Only into the running turn.
+    Steer,
+    /// As a new turn once the running one is over.
+    Queue,
+}
+
+/// A message to the agent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Delivered, SessionError>")]
+pub struct SendTurn {
+    /// Its parts.
+    pub input: Vec<optio_codex_protocol::requests::Input>,
+    /// How it may travel.
+    pub mode: TurnMode,
+}
+
+impl Handler<SendTurn> for Session {
+    type Result = ResponseFuture<Result<Delivered, SessionError>>;
+
+    fn handle(&mut self, turn: SendTurn, ctx: &mut Self::Context) -> Self::Result {
+        if let Err(refusal) = self.phase().accepts(Request::Turn) {
+            let refused = SessionError::refused(self.id(), refusal);
+            return Box::pin(async { Err(refused) });
+        }
+        let reader = self.crew(ctx).reader;
+        let message = SendMessage {
+            input: turn.input,
+            mode: turn.mode,
+        };
+        let session = self.id().clone();
+        // Nothing of ours depends on this future: the reader does the work, and its death answers `Closed`.
+        Box::pin(async move {
+            match reader.send(message).await {
+                Ok(sent) => sent.map_err(|problem| SessionError::from_conversation(&session, problem)),
+                Err(_) => Err(SessionError::agent_unreachable(
+                    &session,
+                    "the conversation is being attached again",
+                )),
+            }
+        })
+    }
+}
+
+/// Ends the running turn.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), SessionError>")]
+pub struct InterruptTurn;
+
+impl Handler<InterruptTurn> for Session {
+    type Result = ResponseFuture<Result<(), SessionError>>;
+
+    fn handle(&mut self, _: InterruptTurn, ctx: &mut Self::Context) -> Self::Result {
+        if let Err(refusal) = self.phase().accepts(Request::Interrupt) {
+            let refused = SessionError::refused(self.id(), refusal);
+            return Box::pin(async { Err(refused) });
+        }
+        let reader = self.crew(ctx).reader;
+        let session = self.id().clone();
+        Box::pin(async move {
+            match reader.send(conversation::Interrupt).await {
+                Ok(sent) => sent.map_err(|problem| SessionError::from_conversation(&session, problem)),
+                Err(_) => Err(SessionError::agent_unreachable(
+                    &session,
+                    "the conversation is being attached again",
+                )),
+            }
+        })
+    }
+}
+
+/// The questions of the agent, newest first.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Vec<Approval>")]
+pub struct ListApprovals;
+
+impl Handler<ListApprovals> for Session {
+    type Result = MessageResult<ListApprovals>;
+
+    fn handle(&mut self, _: ListApprovals, _: &mut Self::Context) -> Self::Result {
+        MessageResult(
+            self.ledger
+                .read(|record| record.approvals.iter().rev().cloned().collect()),
+        )
+    }
+}
+
+/// Answers a question of the agent. One answer counts.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Approval, SessionError>")]
+pub struct AnswerApproval {
+    /// Which question.
+    pub approval: ApprovalId,
+    /// What to do.
+    pub decision: Decision,
+    /// Who decides: a role.
+    pub by: String,
+    /// What that person adds.
+    pub note: Option<String>,
+}
+
+impl Handler<AnswerApproval> for Session {
+    type Result = ResponseActFuture<Self, Result<Approval, SessionError>>;
+
+    fn handle(&mut self, answer: AnswerApproval, ctx: &mut Self::Context) -> Self::Result {
+        let decided = self.decide(&answer);
+        let (ledger, reader) = (self.ledger.clone(), self.crew(ctx).reader);
+        let answering = async move {
+            let approval = decided?;
+            // On record first: a service that dies now must not ask a second time and take another answer.
+            ledger.save().await?;
+            reader.do_send(ReplyToAgent {
+                request: approval.request.clone(),
+                decision: answer.decision,
+            });
+            Ok(approval)
+        };
+        Box::pin(
+            answering
+                .instrument(self.span.clone())
+                .into_actor(self)
+                .map(|answered, session, _| {
+                    if let Ok(approval) = &answered {
+                        session
+                            .events
+                            .tell("approval.resolved", &json!({ "approval": approval }));
+                        session.publish();
+                    }
+                    answered
+                }),
+        )
+    }
+}
+
+impl Session {
+    fn decide(&self, answer: &AnswerApproval) -> Result<Approval, SessionError> {
+        self.ledger.edit(|record| {
+            let found = record.approvals.iter_mut().find(|a| a.id == answer.approval);
+            let approval = found.ok_or_else(|| SessionError::not_found("approval", &answer.approval))?;
+            if !approval.is_pending() {
+                return Err(SessionError::AlreadyAnswered {
+                    id: approval.id.clone(),
+                    state: approval.state,
+                });
+            }
+            if let Err(refusal) = record.phase.accepts(Request::Answer) {
+                return Err(SessionError::refused(&record.id, refusal));
+            }
+            approval.state = answer.decision.state();
+            approval.decision = Some(answer.decision);
+            approval.answered_at = Some(Timestamp::now());
+            approval.answered_by = Some(answer.by.clone());
+            approval.note = answer.note.clone();
+            Ok(approval.clone())
+        })
+    }
+}
+
+/// Changes what may be changed of a session. Model and effort apply to the next turn.
+#[derive(Debug, Clone, Default, Message)]
+#[rtype(result = "Result<SessionView, SessionError>")]
+pub struct ChangeSession {
+    /// Another name.
+    pub name: Option<String>,
+    /// Other labels, all of them.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Another model.
+    pub model: Option<String>,
+    /// Another reasoning effort.
+    pub effort: Option<String>,
+}
+
+impl Handler<ChangeSession> for Session {
+    type Result = ResponseActFuture<Self, Result<SessionView, SessionError>>;
+
+    fn handle(&mut self, change: ChangeSession, _: &mut Self::Context) -> Self::Result {
+        let wants_model = change.model.is_some() || change.effort.is_some();
+        if wants_model && let Err(refusal) = self.phase().accepts(Request::ChangeModel) {
+            let refused = SessionError::refused(self.id(), refusal);
+            return Box::pin(async { Err(refused) }.into_actor(self));
+        }
+        self.ledger.edit(|record| change.apply(record));
+        self.publish();
+        let ledger = self.ledger.clone();
+        let saving = async move { ledger.save().await };
+        Box::pin(
+            saving
+                .instrument(self.span.clone())
+                .into_actor(self)
+                .map(|saved, session, _| {
+                    saved?;
+                    Ok(session.status.borrow().clone())
+                }),
+        )
+    }
+}
+
+impl ChangeSession {
+    /// Applies the change to a record, of a live session or of an ended one.
+    pub fn apply(self, record: &mut super::record::SessionRecord) {
+        record.name = self.name.unwrap_or_else(|| std::mem::take(&mut record.name));
+        record.labels = self.labels.unwrap_or_else(|| std::mem::take(&mut record.labels));
+        record.model = self.model.or_else(|| record.model.take());
+        record.effort = self.effort.or_else(|| record.effort.take());
+    }
+}
+
+/// How a run is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopMode {
+    /// The agent may flush and end by itself.
+    #[default]
+    Graceful,
+    /// At once, unless a seed is in use: then a login may be on its way to the disk (S-454, S-455).
+    Cancel,
+}
+
+/// Stops the run. Answered at once; the teardown is observable.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<SessionView, SessionError>")]
+pub struct StopSession {
+    /// How.
+    pub mode: StopMode,
+    /// Why, for the record.
+    pub reason: String,
+}
+
+impl Handler<StopSession> for Session {
+    type Result = MessageResult<StopSession>;
+
+    fn handle(&mut self, stop: StopSession, ctx: &mut Self::Context) -> Self::Result {
+        if let Err(refusal) = self.phase().accepts(Request::Stop) {
+            return MessageResult(Err(SessionError::refused(self.id(), refusal)));
+        }
+        if self.phase() != Phase::Stopping {
+            let seeded = self
+                .ledger
+                .read(|r| r.run.as_ref().is_some_and(|run| run.seed.is_some()));
+            let style = match stop.mode {
+                StopMode::Cancel if !seeded => StopStyle::Aggressive,
+                StopMode::Cancel | StopMode::Graceful => StopStyle::Graceful,
+            };
+            self.end(
+                Cause {
+                    outcome: EndState::Stopped,
+                    reason: stop.reason,
+                    style,
+                },
+                ctx,
+            );
+        }
+        MessageResult(Ok(self.status.borrow().clone()))
+    }
+}
+
+/// Shows the live supervision tree.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Vec<ChildView>")]
+pub struct ShowActors;
+
+impl Handler<ShowActors> for Session {
+    type Result = ResponseActFuture<Self, Vec<ChildView>>;
+
+    fn handle(&mut self, _: ShowActors, _: &mut Self::Context) -> Self::Result {
+        let observing = observe_all(self.children.observed());
+        Box::pin(observing.into_actor(self).map(|seen, session, _| {
+            for (kind, observation) in seen {
+                session.children.remember(kind, observation);
+            }
+            session.children.view()
+        }))
+    }
+}

@@ -1,0 +1,195 @@
+//! What the outside may know of a session (API "Objects"). One writer: the session itself.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use optio_codex_protocol::config::Mode;
+use optio_store::{ApprovalId, Holder, RunId, SeedId, SessionId, SnapshotId};
+use serde::Serialize;
+
+use super::phase::{EndState, State};
+use super::record::{SessionRecord, StepRecord};
+
+/// A session as the API shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SessionView {
+    /// Its id.
+    pub id: SessionId,
+    /// What people call it.
+    pub name: String,
+    /// What tools sort it by.
+    pub labels: BTreeMap<String, String>,
+    /// `conversation` or `terminal`.
+    pub mode: &'static str,
+    /// Its host's name.
+    pub host: String,
+    /// What it is doing.
+    pub state: State,
+    /// How it ended, once it has.
+    pub outcome: Option<EndState>,
+    /// One sentence that a person understands.
+    pub reason: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// Its present or last run.
+    pub run: Option<RunView>,
+    /// What it waits for.
+    pub waiting: Vec<WaitingFor>,
+    /// Its teardown, step by step; empty until it begins.
+    pub teardown: Vec<StepView>,
+    /// There is a snapshot to resume from.
+    pub has_snapshot: bool,
+    /// Where the workdir was kept, if it was.
+    pub workdir_kept: Option<String>,
+    /// The number of its newest event.
+    pub last_event: u64,
+}
+
+/// A run as the API shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunView {
+    /// Its id.
+    pub id: RunId,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// Its agent.
+    pub agent: Option<AgentView>,
+    /// The seed it uses.
+    pub seed: Option<SeedId>,
+    /// The seed's lease, while it is held.
+    pub lease: Option<LeaseView>,
+    /// The Codex thread.
+    pub thread_id: Option<String>,
+    /// The model of the next turn.
+    pub model: Option<String>,
+    /// The reasoning effort of the next turn.
+    pub effort: Option<String>,
+    /// The snapshot it began from.
+    pub resumed_from: Option<SnapshotId>,
+}
+
+/// An agent as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AgentView {
+    /// Its process id on its host.
+    pub pid: u32,
+    /// Codex's version.
+    pub version: String,
+}
+
+/// A lease as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeaseView {
+    /// Who holds it.
+    pub holder: Holder,
+    /// When it ends unless renewed, by the store's clock.
+    pub expires_at: Timestamp,
+}
+
+/// Something a person has to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WaitingFor {
+    /// What kind of thing.
+    pub kind: &'static str,
+    /// Which.
+    pub id: ApprovalId,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A teardown step as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StepView {
+    /// Its name.
+    pub step: &'static str,
+    /// `pending`, `running`, `done`, `skipped`, `failed` or `withheld`.
+    pub state: &'static str,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
+    /// When it was over.
+    pub ended_at: Option<Timestamp>,
+    /// What was found, or what went wrong.
+    pub detail: Option<String>,
+}
+
+impl From<&StepRecord> for StepView {
+    fn from(record: &StepRecord) -> Self {
+        let state = match (&record.outcome, record.started_at) {
+            (Some(outcome), _) => outcome.state(),
+            (None, Some(_)) => "running",
+            (None, None) => "pending",
+        };
+        Self {
+            step: record.step.name(),
+            state,
+            started_at: record.started_at,
+            ended_at: record.ended_at,
+            detail: record
+                .outcome
+                .as_ref()
+                .map(|o| o.detail().to_owned())
+                .filter(|d| !d.is_empty()),
+        }
+    }
+}
+
+impl SessionView {
+    /// Shows a record; `last_event` is the newest number of its journal.
+    pub fn of(record: &SessionRecord, last_event: u64) -> Self {
+        let waiting = record.approvals.iter().filter(|a| a.is_pending());
+        Self {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            labels: record.labels.clone(),
+            mode: match record.config.mode() {
+                Mode::Conversation => "conversation",
+                Mode::Terminal => "terminal",
+            },
+            host: record.host.clone(),
+            state: record.state(),
+            outcome: record.outcome,
+            reason: record.reason.clone(),
+            created_at: record.created_at,
+            updated_at: record.updated_at,
+            run: RunView::of(record),
+            waiting: waiting
+                .map(|a| WaitingFor {
+                    kind: "approval",
+                    id: a.id.clone(),
+                    since: a.asked_at,
+                })
+                .collect(),
+            teardown: record.teardown.iter().map(StepView::from).collect(),
+            has_snapshot: record.has_snapshot,
+            workdir_kept: record.workdir_kept.clone(),
+            last_event,
+        }
+    }
+}
+
+impl RunView {
+    fn of(record: &SessionRecord) -> Option<Self> {
+        let run = record.run.as_ref()?;
+        let over = record.is_finished() || run.lease_lost;
+        let expires_at = run.lease_expires_at.filter(|_| !over);
+        Some(Self {
+            id: run.id.clone(),
+            started_at: run.started_at,
+            agent: run.agent.as_ref().map(|agent| AgentView {
+                pid: agent.identity.pid,
+                version: agent.version.clone(),
+            }),
+            seed: run.seed.clone(),
+            lease: expires_at.map(|expires_at| LeaseView {
+                holder: run.holder.clone(),
+                expires_at,
+            }),
+            thread_id: run.thread_id.clone(),
+            model: record.model.clone().or_else(|| run.model.clone()),
+            effort: record.effort.clone(),
+            resumed_from: run.resumed_from.clone(),
+        })
+    }
+}
