@@ -31,12 +31,20 @@ impl Ring {
         self.bytes += line.len() + LINE_OVERHEAD;
         self.lines.push_back(line);
         self.end += 1;
-        while self.bytes > limit {
-            let Some(oldest) = self.lines.pop_front() else {
-                return;
-            };
-            self.bytes -= oldest.len() + LINE_OVERHEAD;
-        }
+        while self.bytes > limit && self.pop() {}
+    }
+
+    /// Drops the lines before the number `first`: a trimmed event must not be found by some readers and not by others.
+    pub(super) fn trim(&mut self, first: u64) {
+        while self.first() < first && self.pop() {}
+    }
+
+    fn pop(&mut self) -> bool {
+        let Some(oldest) = self.lines.pop_front() else {
+            return false;
+        };
+        self.bytes -= oldest.len() + LINE_OVERHEAD;
+        true
     }
 
     /// The number after the newest line's.

@@ -320,6 +320,8 @@ impl DiskStream {
                     kept -= oldest.bytes;
                     trimmed.push(oldest.first);
                 }
+                let oldest = readable.segments[0].first;
+                readable.ring.trim(oldest);
             }
             readable.newest()
         };
@@ -516,6 +518,7 @@ impl JournalStream for DiskStream {
             if let Some(seq) = self.try_append(&draft)? {
                 return Ok(seq);
             }
+            self.core.hurry();
             room.await;
         }
     }
