@@ -131,7 +131,14 @@ fn open_dir(root: impl AsFd, rel: &str) -> rustix::io::Result<OwnedFd> {
 
 fn open_dir_at_once(root: impl AsFd, rel: &str) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-    rustix::fs::openat2(root, rel, DIRECTORY, Mode::empty(), resolve)
+    // NOFOLLOW would make a link at the end "not a directory" before the kernel asks whether links are allowed.
+    rustix::fs::openat2(
+        root,
+        rel,
+        DIRECTORY.difference(OFlags::NOFOLLOW),
+        Mode::empty(),
+        resolve,
+    )
 }
 
 fn open_dir_by_segments(root: impl AsFd, rel: &str) -> rustix::io::Result<OwnedFd> {

@@ -43,37 +43,40 @@ fn above(path: &Path) -> rustix::io::Result<(OwnedFd, &OsStr)> {
 }
 
 /// Times a tree is gone through again when something still writes into it.
-const REMOVE_PASSES: usize = 4;
+const BUSY_PASSES: usize = 4;
+/// Times a tree is gone through at all: with [`REMOVE_DEPTH`] it is what half a million levels take.
+const REMOVE_PASSES: usize = 10_000;
 /// Directories held open while descending. A deeper one is first moved to the top, so an agent that nests thousands
 /// of directories costs neither descriptors nor stack.
-const REMOVE_DEPTH: usize = 32;
+const REMOVE_DEPTH: usize = 48;
 
-/// Removes whatever is at an absolute path, with all below it, following no link; absent is fine. Directories that deny
-/// their owner are opened up first (S-069).
+/// Removes whatever is at an absolute path, with all below it, following no link; absent is fine. Directories that
+/// deny their owner are opened up first (S-069).
 pub(super) fn remove_tree(path: &Path) -> Result<()> {
     let failed = |errno| sys_error("remove", &path.display().to_string(), errno);
     let (parent, name) = match above(path) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         above => above.map_err(failed)?,
     };
-    let parent = &parent;
-    let mut last = Errno::NOTEMPTY;
+    let mut busy = 0;
     for _ in 0..REMOVE_PASSES {
-        match unlink_or_open(parent, name.as_bytes()).map_err(failed)? {
-            None => return Ok(()),
-            Some(top) => empty(&top, &top, REMOVE_DEPTH).map_err(failed)?,
-        }
-        match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        let Some(top) = unlink_or_open(&parent, name.as_bytes()).map_err(failed)? else {
+            return Ok(());
+        };
+        let raised = empty(&top, &top, REMOVE_DEPTH).map_err(failed)?;
+        match rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(errno @ (Errno::NOTEMPTY | Errno::EXIST)) => last = errno,
+            Err(Errno::NOTEMPTY | Errno::EXIST) if raised => {}
+            Err(Errno::NOTEMPTY | Errno::EXIST) if busy < BUSY_PASSES => busy += 1,
             Err(errno) => return Err(failed(errno)),
         }
     }
-    Err(failed(last))
+    Err(failed(Errno::NOTEMPTY))
 }
 
-/// Removes all entries of `dir`; directories beyond `depth` land in `top`, for the caller's next pass.
-fn empty(top: &OwnedFd, dir: &OwnedFd, depth: usize) -> rustix::io::Result<()> {
+/// Removes all entries of `dir`. Directories beyond `depth` are raised to `top`, for the caller's next pass; answers
+/// whether there were any.
+fn empty(top: &OwnedFd, dir: &OwnedFd, depth: usize) -> rustix::io::Result<bool> {
     // Names are collected first: removing while reading a directory may skip entries.
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
@@ -82,22 +85,24 @@ fn empty(top: &OwnedFd, dir: &OwnedFd, depth: usize) -> rustix::io::Result<()> {
             names.push(name);
         }
     }
+    let mut raised = false;
     for name in names {
         let Some(child) = unlink_or_open(dir, name.as_bytes())? else {
             continue;
         };
         if depth == 0 {
-            let moved = format!(".optio-{}.trash", uuid::Uuid::new_v4().simple());
-            rustix::fs::renameat(dir, &name, top, moved)?;
+            let place = format!(".optio-{}.trash", uuid::Uuid::new_v4().simple());
+            rustix::fs::renameat(dir, &name, top, place)?;
+            raised = true;
             continue;
         }
-        empty(top, &child, depth - 1)?;
+        raised |= empty(top, &child, depth - 1)?;
         match rustix::fs::unlinkat(dir, &name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => {}
             Err(errno) => return Err(errno),
         }
     }
-    Ok(())
+    Ok(raised)
 }
 
 /// Unlinks what is no directory; a directory comes back open, readable and writable.

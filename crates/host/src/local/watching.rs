@@ -61,7 +61,9 @@ impl Watcher {
                 none.insert(notify::recommended_watcher(deliver).map_err(failed)?)
             }
         };
-        for idle in lock(&self.inner.table).take_idle() {
+        // The table is never locked while the kernel's thread is waited for: that thread may wait for the table.
+        let idle = lock(&self.inner.table).take_idle();
+        for idle in idle {
             // It may have gone with its directory; then there is nothing to end.
             let _ = kernel.unwatch(&idle);
         }
@@ -76,7 +78,8 @@ impl Watcher {
         // From the top, so that a directory which is replaced meanwhile is either seen by the watch above it or is
         // already the new one.
         for dir in &chain {
-            match lock(&self.inner.table).arming_of(dir) {
+            let arming = lock(&self.inner.table).arming_of(dir);
+            match arming {
                 Arming::Done => continue,
                 Arming::Stale => drop(kernel.unwatch(dir)),
                 Arming::New => {}
