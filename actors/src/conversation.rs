@@ -200,7 +200,10 @@ impl StreamHandler<Result<Bytes, WireError>> for ConversationReader {
             Err(broken) => {
                 self.attached = false;
                 self.rpc.disconnect();
-                self.give_up(broken.to_string(), ctx);
+                // With the door closed the agent is about to be stopped: it may go.
+                if !self.closed {
+                    self.give_up(broken.to_string(), ctx);
+                }
             }
         }
     }
@@ -221,9 +224,7 @@ impl ConversationReader {
                 self.foreign += 1;
                 debug!(why, bytes = line.len(), "line is not understood");
                 let shown = String::from_utf8_lossy(&line[..line.len().min(FOREIGN_SHOWN)]);
-                self.run
-                    .events
-                    .tell("codex.unparseable", &json!({ "why": why, "line": shown }));
+                self.run.events.tell("codex.unparseable", &json!({ "why": why, "line": shown }));
             }
         }
     }
@@ -235,8 +236,7 @@ impl ConversationReader {
             && let Some(resolved) = Resolved::parse(params)
             && self.open.remove(&resolved.id).is_some()
         {
-            self.session
-                .do_send(ConversationFact::Withdrawn { request: resolved.id });
+            self.session.do_send(ConversationFact::Withdrawn { request: resolved.id });
         }
         if let Some(turns) = &mut self.turns {
             let effects = turns.notification(method, params);
@@ -289,10 +289,7 @@ impl ConversationReader {
                     command: approval.command.clone(),
                     cwd: approval.cwd.clone(),
                     reason: approval.reason.clone(),
-                    changes: approval
-                        .changes
-                        .as_ref()
-                        .and_then(|raw| serde_json::from_slice(raw).ok()),
+                    changes: approval.changes.as_ref().and_then(|raw| serde_json::from_slice(raw).ok()),
                     raw: serde_json::from_slice(&params).unwrap_or(Value::Null),
                     method,
                 };
@@ -301,19 +298,13 @@ impl ConversationReader {
             }
             ServerRequest::Question(question) => {
                 // Nobody can be asked this way yet; the agent goes on without, and everybody sees what it wanted.
-                let draft = self
-                    .run
-                    .events
-                    .codex_draft(events::name(&method), &method, &params);
+                let draft = self.run.events.codex_draft(events::name(&method), &method, &params);
                 self.append(draft, ctx);
                 self.rpc.write(question.answer(&server_requests::Reply::Decline));
             }
             ServerRequest::Refused { answer, why } => {
                 info!(method, why, "request of the agent is refused");
-                let draft = self
-                    .run
-                    .events
-                    .codex_draft(events::name(&method), &method, &params);
+                let draft = self.run.events.codex_draft(events::name(&method), &method, &params);
                 self.append(draft, ctx);
                 self.rpc.write(answer);
             }
@@ -328,22 +319,12 @@ impl ConversationReader {
                 Effect::Interrupt { turn } => self.write_interrupt(turn, ctx),
                 Effect::TurnStarted { turn } => self.session.do_send(ConversationFact::TurnStarted { turn }),
                 Effect::TurnEnded { turn, status, .. } => self.turn_ended(turn, status.is_none(), ctx),
-                Effect::Joined {
-                    message,
-                    turn,
-                    delivery,
-                } => {
+                Effect::Joined { message, turn, delivery } => {
                     let delivered_as = match delivery {
                         Delivery::Start => DeliveredAs::New,
                         Delivery::Steer => DeliveredAs::Steer,
                     };
-                    self.settle(
-                        message,
-                        Ok(Delivered {
-                            turn_id: Some(turn),
-                            delivered_as,
-                        }),
-                    );
+                    self.settle(message, Ok(Delivered { turn_id: Some(turn), delivered_as }));
                 }
                 Effect::GivenBack { message, why } => self.settle(message, Err(why.into())),
                 Effect::Unconfirmed { message } => self.settle(message, Err(ConversationError::Unconfirmed)),
@@ -364,27 +345,13 @@ impl ConversationReader {
         let Some(thread) = self.turns.as_ref().map(|turns| turns.thread().to_owned()) else {
             return;
         };
-        let input = self
-            .outbox
-            .get(&message)
-            .map(|outbound| outbound.input.clone())
-            .unwrap_or_default();
-        let (model, effort) = self
-            .run
-            .ledger
-            .read(|record| (record.model.clone(), record.effort.clone()));
+        let input = self.outbox.get(&message).map(|outbound| outbound.input.clone()).unwrap_or_default();
+        let (model, effort) = self.run.ledger.read(|record| (record.model.clone(), record.effort.clone()));
         let rpc = self.rpc.clone();
         let asking = async move {
-            let options = TurnOptions {
-                model: model.as_deref(),
-                effort: effort.as_deref(),
-            };
-            let answer = rpc
-                .call(|id| requests::turn_start(id, &thread, &input, options))
-                .await?;
-            Ok(TurnAck::parse(method::TURN_START, &answer)
-                .map(|ack| ack.turn_id)
-                .unwrap_or_default())
+            let options = TurnOptions { model: model.as_deref(), effort: effort.as_deref() };
+            let answer = rpc.call(|id| requests::turn_start(id, &thread, &input, options)).await?;
+            Ok(TurnAck::parse(method::TURN_START, &answer).map(|ack| ack.turn_id).unwrap_or_default())
         };
         ctx.spawn(asking.into_actor(self).map(move |answer, reader, ctx| {
             let Some(answer) = as_refusal(answer) else { return };
@@ -398,17 +365,10 @@ impl ConversationReader {
         let Some(thread) = self.turns.as_ref().map(|turns| turns.thread().to_owned()) else {
             return;
         };
-        let input = self
-            .outbox
-            .get(&message)
-            .map(|outbound| outbound.input.clone())
-            .unwrap_or_default();
+        let input = self.outbox.get(&message).map(|outbound| outbound.input.clone()).unwrap_or_default();
         let rpc = self.rpc.clone();
-        let asking = async move {
-            rpc.call(|id| requests::turn_steer(id, &thread, &turn, &input))
-                .await
-                .map(drop)
-        };
+        let asking =
+            async move { rpc.call(|id| requests::turn_steer(id, &thread, &turn, &input)).await.map(drop) };
         ctx.spawn(asking.into_actor(self).map(move |answer, reader, ctx| {
             let Some(answer) = as_refusal(answer) else { return };
             let Some(turns) = &mut reader.turns else { return };
@@ -439,8 +399,7 @@ impl ConversationReader {
             // Whoever stopped waiting has gone on without.
             let _ = waiting.send(());
         }
-        self.session
-            .do_send(ConversationFact::TurnEnded { turn: turn.clone() });
+        self.session.do_send(ConversationFact::TurnEnded { turn: turn.clone() });
         if out_of_sight || std::mem::take(&mut self.missed_some) {
             self.heal_from_server(turn, ctx);
         }
@@ -539,12 +498,7 @@ impl Handler<SendMessage> for ConversationReader {
                     return refuse(ConversationError::TooMany);
                 }
                 self.queued.push_back(message);
-                return Box::pin(async {
-                    Ok(Delivered {
-                        turn_id: None,
-                        delivered_as: DeliveredAs::Queue,
-                    })
-                });
+                return Box::pin(async { Ok(Delivered { turn_id: None, delivered_as: DeliveredAs::Queue }) });
             }
             TurnMode::Auto | TurnMode::New | TurnMode::Steer | TurnMode::Queue => {}
         }
@@ -554,10 +508,7 @@ impl Handler<SendMessage> for ConversationReader {
             match tokio::time::timeout(JOIN_LIMIT, joined).await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_)) => Err(ConversationError::Unconfirmed),
-                Err(_) => Ok(Delivered {
-                    turn_id: None,
-                    delivered_as: DeliveredAs::Queue,
-                }),
+                Err(_) => Ok(Delivered { turn_id: None, delivered_as: DeliveredAs::Queue }),
             }
         })
     }
@@ -572,11 +523,7 @@ impl Handler<Interrupt> for ConversationReader {
     type Result = Result<(), ConversationError>;
 
     fn handle(&mut self, _: Interrupt, ctx: &mut Self::Context) -> Self::Result {
-        let turns = self
-            .turns
-            .as_mut()
-            .filter(|_| self.attached)
-            .ok_or(ConversationError::NotAttached)?;
+        let turns = self.turns.as_mut().filter(|_| self.attached).ok_or(ConversationError::NotAttached)?;
         let effects = turns.interrupt().map_err(|_| ConversationError::Idle)?;
         self.perform(effects, ctx);
         Ok(())
@@ -637,9 +584,7 @@ impl Handler<CloseDoor> for ConversationReader {
         }
         let run = self.run.clone();
         let closing = async move {
-            run.step(ChildKind::ConversationReader, "close")
-                .await
-                .map_err(StepError::new)?;
+            run.step(ChildKind::ConversationReader, "close").await.map_err(StepError::new)?;
             Ok(Finish::Done(match withdrawn {
                 0 => "no new input is taken".to_owned(),
                 n => format!("no new input is taken; {n} pending approvals were cancelled"),
@@ -684,10 +629,7 @@ impl Handler<Observe> for ConversationReader {
             (true, false) => "attached",
             (false, false) => "not attached",
         };
-        let turn = self
-            .turns
-            .as_ref()
-            .and_then(|turns| turns.current().map(str::to_owned));
+        let turn = self.turns.as_ref().and_then(|turns| turns.current().map(str::to_owned));
         MessageResult(Observation {
             phase: phase.to_owned(),
             last_error: self.last_error.clone(),

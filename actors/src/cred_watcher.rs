@@ -108,20 +108,13 @@ impl CredWatcher {
     fn arm(&mut self, ctx: &mut Context<Self>) {
         let run = self.run.clone();
         let arming = async move {
-            run.step(ChildKind::CredWatcher, "watch")
-                .await
-                .map_err(|injected| injected.to_string())?;
+            run.step(ChildKind::CredWatcher, "watch").await.map_err(|injected| injected.to_string())?;
             let path = RunContext::in_workdir(AUTH_JSON);
-            run.host
-                .watch(&run.dir, &path)
-                .await
-                .map_err(|problem| problem.to_string())
+            run.host.watch(&run.dir, &path).await.map_err(|problem| problem.to_string())
         };
         ctx.spawn(arming.into_actor(self).map(|armed, watcher, ctx| match armed {
             Ok(watch) => {
-                let looking = wakes(watch)
-                    .into_actor(watcher)
-                    .map(|(), watcher, ctx| watcher.look(ctx));
+                let looking = wakes(watch).into_actor(watcher).map(|(), watcher, ctx| watcher.look(ctx));
                 ctx.spawn(looking.finish().map(|(), watcher, ctx| {
                     debug!("watch ended, it is set up again");
                     watcher.later(RETRY_MIN, ctx, Self::arm);
@@ -159,31 +152,26 @@ impl CredWatcher {
         self.saving = Some(Instant::now());
         self.look_again = false;
         let saving = Saving::new(self.run.clone(), watched, "watch");
-        ctx.spawn(
-            saving
-                .run(SAVE_LIMIT)
-                .into_actor(self)
-                .map(|ended, watcher, ctx| {
-                    watcher.saving = None;
-                    for waiting in watcher.idle.drain(..) {
-                        // Whoever stopped waiting has decided without us.
-                        let _ = waiting.send(());
-                    }
-                    watcher.pulse.touch();
-                    let failed = ended.is_err();
-                    watcher.note(ended);
-                    if failed {
-                        let after = watcher.retry;
-                        watcher.retry = (after * 2).min(RETRY_MAX);
-                        watcher.later(after, ctx, Self::look);
-                    } else {
-                        watcher.retry = RETRY_MIN;
-                        if watcher.look_again {
-                            watcher.look(ctx);
-                        }
-                    }
-                }),
-        );
+        ctx.spawn(saving.run(SAVE_LIMIT).into_actor(self).map(|ended, watcher, ctx| {
+            watcher.saving = None;
+            for waiting in watcher.idle.drain(..) {
+                // Whoever stopped waiting has decided without us.
+                let _ = waiting.send(());
+            }
+            watcher.pulse.touch();
+            let failed = ended.is_err();
+            watcher.note(ended);
+            if failed {
+                let after = watcher.retry;
+                watcher.retry = (after * 2).min(RETRY_MAX);
+                watcher.later(after, ctx, Self::look);
+            } else {
+                watcher.retry = RETRY_MIN;
+                if watcher.look_again {
+                    watcher.look(ctx);
+                }
+            }
+        }));
     }
 
     /// Takes over what a save found, for the next one and for the session's record.
@@ -221,9 +209,10 @@ impl CredWatcher {
 
 /// The wake-ups of a watch, until it ends.
 fn wakes(watch: Watch) -> impl Stream<Item = ()> {
-    futures_util::stream::unfold(watch, |mut watch| async move {
-        watch.changed().await.map(|()| ((), watch))
-    })
+    futures_util::stream::unfold(
+        watch,
+        |mut watch| async move { watch.changed().await.map(|()| ((), watch)) },
+    )
 }
 
 impl Actor for CredWatcher {
@@ -297,9 +286,7 @@ impl Handler<QuietWatcher> for CredWatcher {
         let watched = self.watched.is_some();
         let run = self.run.clone();
         let quieting = async move {
-            run.step(ChildKind::CredWatcher, "quiet_watcher")
-                .await
-                .map_err(StepError::new)?;
+            run.step(ChildKind::CredWatcher, "quiet_watcher").await.map_err(StepError::new)?;
             // An error means that no save is under way: either none was, or its end dropped the sender.
             let _ = idle.await;
             Ok(match watched {
@@ -325,26 +312,15 @@ impl Handler<SaveBack> for CredWatcher {
         let saving = async move {
             run.step(ChildKind::CredWatcher, "save_back")
                 .await
-                .map_err(|injected| Trouble::Failed {
-                    why: injected.to_string(),
-                    spooled: None,
-                })?;
+                .map_err(|injected| Trouble::Failed { why: injected.to_string(), spooled: None })?;
             let saving = Saving::new(run, watched, "final");
-            if may_save {
-                saving.run_to_the_end().await
-            } else {
-                saving.spool_only().await
-            }
+            if may_save { saving.run_to_the_end().await } else { saving.spool_only().await }
         };
-        Box::pin(
-            saving
-                .into_actor(self)
-                .map(|ended: Result<save::Saved, Trouble>, watcher, _| {
-                    let result = save::as_step(&ended);
-                    watcher.note(ended);
-                    result
-                }),
-        )
+        Box::pin(saving.into_actor(self).map(|ended: Result<save::Saved, Trouble>, watcher, _| {
+            let result = save::as_step(&ended);
+            watcher.note(ended);
+            result
+        }))
     }
 }
 
@@ -358,10 +334,7 @@ impl Handler<Observe> for CredWatcher {
             (_, None, true) => "quiet",
             (_, None, false) => "watching",
         };
-        let fingerprint = self
-            .watched
-            .as_ref()
-            .and_then(|w| w.baseline.fingerprint.as_deref());
+        let fingerprint = self.watched.as_ref().and_then(|w| w.baseline.fingerprint.as_deref());
         MessageResult(Observation {
             phase: phase.to_owned(),
             last_error: self.last_error.clone(),

@@ -95,25 +95,15 @@ pub enum SessionError {
 
 impl SessionError {
     pub(crate) fn not_found(what: &'static str, id: &impl ToString) -> Self {
-        Self::NotFound {
-            what,
-            id: id.to_string(),
-        }
+        Self::NotFound { what, id: id.to_string() }
     }
 
     pub(crate) fn refused(id: &SessionId, refusal: Refusal) -> Self {
-        Self::Refused {
-            id: id.clone(),
-            refusal,
-        }
+        Self::Refused { id: id.clone(), refusal }
     }
 
     pub(crate) fn agent_unreachable(id: &SessionId, why: &str) -> Self {
-        Self::Agent {
-            id: id.clone(),
-            why: why.to_owned(),
-            retryable: true,
-        }
+        Self::Agent { id: id.clone(), why: why.to_owned(), retryable: true }
     }
 
     pub(crate) fn from_conversation(id: &SessionId, problem: ConversationError) -> Self {
@@ -121,16 +111,10 @@ impl SessionError {
         match problem {
             ConversationError::Busy => Self::Busy { id },
             ConversationError::Idle => Self::Idle { id },
-            ConversationError::Refused(refused) => Self::Agent {
-                id,
-                why: refused.to_string(),
-                retryable: false,
-            },
-            other => Self::Agent {
-                id,
-                why: other.to_string(),
-                retryable: true,
-            },
+            ConversationError::Refused(refused) => {
+                Self::Agent { id, why: refused.to_string(), retryable: false }
+            }
+            other => Self::Agent { id, why: other.to_string(), retryable: true },
         }
     }
 }

@@ -14,9 +14,7 @@ pub const SERVICE_STREAM: &str = "service";
 
 /// The names that go to [`SERVICE_STREAM`] too.
 fn concerns_the_service(name: &str) -> bool {
-    ["session.", "seed.", "approval.", "snapshot."]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    ["session.", "seed.", "approval.", "snapshot."].iter().any(|prefix| name.starts_with(prefix))
         || name == "attention"
 }
 
@@ -31,11 +29,7 @@ pub struct Events {
 impl Events {
     /// Events of `session` go to `stream`, and those that change its row in a list to `service` too.
     pub fn new(session: SessionId, stream: Arc<dyn JournalStream>, service: Arc<dyn JournalStream>) -> Self {
-        Self {
-            session,
-            stream,
-            service,
-        }
+        Self { session, stream, service }
     }
 
     /// The session's own stream.
@@ -71,20 +65,13 @@ impl Events {
     }
 
     fn draft(&self, name: Cow<'static, str>, body: Bytes) -> Draft {
-        Draft {
-            name,
-            body,
-            session: Cow::Owned(self.session.to_string()),
-        }
+        Draft { name, body, session: Cow::Owned(self.session.to_string()) }
     }
 }
 
 /// `{"a":1}` → `"a":1`: the journal writes the braces and the envelope.
 fn members_of(mut json: Vec<u8>) -> Bytes {
-    debug_assert!(
-        json.first() == Some(&b'{') && json.last() == Some(&b'}'),
-        "event bodies are objects"
-    );
+    debug_assert!(json.first() == Some(&b'{') && json.last() == Some(&b'}'), "event bodies are objects");
     json.pop();
     Bytes::from(json).slice(1..)
 }

@@ -56,12 +56,7 @@ impl Faults {
         if armed.len() >= MAX_ARMED {
             return false;
         }
-        armed.push(Armed {
-            child,
-            step: step.into(),
-            kind,
-            times,
-        });
+        armed.push(Armed { child, step: step.into(), kind, times });
         true
     }
 
@@ -73,10 +68,7 @@ impl Faults {
         tracing::warn!(%child, step, ?kind, "armed fault strikes");
         match kind {
             FaultKind::Panic => panic!("injected panic of {child} at {step}"),
-            FaultKind::Error => Err(Injected {
-                child,
-                step: step.to_owned(),
-            }),
+            FaultKind::Error => Err(Injected { child, step: step.to_owned() }),
             FaultKind::Hang => std::future::pending().await,
             FaultKind::Delay { ms } => {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
@@ -87,9 +79,7 @@ impl Faults {
 
     fn take(&self, child: ChildKind, step: &str) -> Option<FaultKind> {
         let mut armed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let hit = armed
-            .iter_mut()
-            .find(|a| a.child == child && a.step == step && a.times > 0)?;
+        let hit = armed.iter_mut().find(|a| a.child == child && a.step == step && a.times > 0)?;
         hit.times -= 1;
         let kind = hit.kind;
         armed.retain(|a| a.times > 0);

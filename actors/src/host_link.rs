@@ -31,12 +31,7 @@ pub struct HostLink {
 impl HostLink {
     /// A link for this run.
     pub fn new(run: RunContext, pulse: Pulse) -> Self {
-        Self {
-            run,
-            pulse,
-            phase: "new",
-            last_error: None,
-        }
+        Self { run, pulse, phase: "new", last_error: None }
     }
 }
 
@@ -63,26 +58,20 @@ impl Handler<Connect> for HostLink {
     fn handle(&mut self, _: Connect, _: &mut Self::Context) -> Self::Result {
         let run = self.run.clone();
         let connecting = async move {
-            run.step(ChildKind::HostLink, "connect")
-                .await
-                .map_err(|injected| HostError::Unreachable {
-                    host: run.host.name().to_owned(),
-                    why: injected.to_string(),
-                })?;
+            run.step(ChildKind::HostLink, "connect").await.map_err(|injected| HostError::Unreachable {
+                host: run.host.name().to_owned(),
+                why: injected.to_string(),
+            })?;
             run.host.home().await?;
             Ok(Lent(run.host))
         };
-        Box::pin(
-            connecting
-                .into_actor(self)
-                .map(|result: Result<Lent, HostError>, link, _| {
-                    match &result {
-                        Ok(_) => link.phase = "connected",
-                        Err(problem) => link.last_error = Some(problem.to_string()),
-                    }
-                    result
-                }),
-        )
+        Box::pin(connecting.into_actor(self).map(|result: Result<Lent, HostError>, link, _| {
+            match &result {
+                Ok(_) => link.phase = "connected",
+                Err(problem) => link.last_error = Some(problem.to_string()),
+            }
+            result
+        }))
     }
 }
 
@@ -103,14 +92,9 @@ impl Handler<Wipe> for HostLink {
         let wiping = async move {
             if let Some(why) = refusal {
                 let at = run.dir.workdir();
-                return Ok(Finish::Withheld(format!(
-                    "{why}; the workdir is kept at {}",
-                    at.display()
-                )));
+                return Ok(Finish::Withheld(format!("{why}; the workdir is kept at {}", at.display())));
             }
-            run.step(ChildKind::HostLink, "wipe")
-                .await
-                .map_err(StepError::new)?;
+            run.step(ChildKind::HostLink, "wipe").await.map_err(StepError::new)?;
             run.host.cleanup(&run.dir).await.map_err(StepError::new)?;
             run.did(Deed::Wiped);
             Ok(Finish::Done("the task directory is gone".to_owned()))
@@ -129,9 +113,7 @@ impl Handler<Disconnect> for HostLink {
     fn handle(&mut self, _: Disconnect, _: &mut Self::Context) -> Self::Result {
         let run = self.run.clone();
         let leaving = async move {
-            run.step(ChildKind::HostLink, "disconnect")
-                .await
-                .map_err(StepError::new)?;
+            run.step(ChildKind::HostLink, "disconnect").await.map_err(StepError::new)?;
             info!(host = run.host.name(), "host let go");
             Ok(Finish::Done(format!("host {} let go", run.host.name())))
         };

@@ -82,17 +82,7 @@ impl LeaseRenewer {
             Some(EarlierLease { confirmed, .. }) => LeaseState::Unconfirmed { since: *confirmed },
         };
         let seed = earlier.map(|lease| lease.seed);
-        Self {
-            run,
-            session,
-            holder,
-            seed,
-            state,
-            pulse,
-            last_error: None,
-            renewals: 0,
-            renewing: false,
-        }
+        Self { run, session, holder, seed, state, pulse, last_error: None, renewals: 0, renewing: false }
     }
 
     fn renew(&mut self, ctx: &mut Context<Self>) {
@@ -106,14 +96,8 @@ impl LeaseRenewer {
         };
         let Some(seed) = self.seed.clone() else { return };
         if since.elapsed() >= FENCE_AFTER {
-            let why = self
-                .last_error
-                .clone()
-                .unwrap_or_else(|| "no renewal was confirmed".to_owned());
-            self.lose(
-                &seed,
-                format!("the lease could not be renewed for {FENCE_AFTER:?}: {why}"),
-            );
+            let why = self.last_error.clone().unwrap_or_else(|| "no renewal was confirmed".to_owned());
+            self.lose(&seed, format!("the lease could not be renewed for {FENCE_AFTER:?}: {why}"));
             return;
         }
         if std::mem::replace(&mut self.renewing, true) {
@@ -129,10 +113,7 @@ impl LeaseRenewer {
     }
 
     fn renewed(&mut self, seed: &SeedId, sent: Instant, renewed: Result<Renewal, String>) {
-        if !matches!(
-            self.state,
-            LeaseState::Held { .. } | LeaseState::Unconfirmed { .. }
-        ) {
+        if !matches!(self.state, LeaseState::Held { .. } | LeaseState::Unconfirmed { .. }) {
             return;
         }
         match renewed {
@@ -142,10 +123,9 @@ impl LeaseRenewer {
                 self.state = LeaseState::Held { confirmed: sent };
                 self.session.do_send(LeaseFact::Renewed { expires_at, sent });
             }
-            Ok(Renewal::Lost) => self.lose(
-                seed,
-                "somebody else holds the seed, or it was released".to_owned(),
-            ),
+            Ok(Renewal::Lost) => {
+                self.lose(seed, "somebody else holds the seed, or it was released".to_owned())
+            }
             Err(why) => {
                 warn!(%seed, why, "lease was not renewed");
                 self.last_error = Some(why);
@@ -166,9 +146,7 @@ impl LeaseRenewer {
 }
 
 async fn renew_once(run: RunContext, seed: SeedId, holder: Holder) -> Result<Renewal, String> {
-    run.step(ChildKind::LeaseRenewer, "renew")
-        .await
-        .map_err(|injected| injected.to_string())?;
+    run.step(ChildKind::LeaseRenewer, "renew").await.map_err(|injected| injected.to_string())?;
     match tokio::time::timeout(RENEW_LIMIT, run.store.leases.renew(&seed, &holder)).await {
         Ok(Ok(renewal)) => Ok(renewal),
         Ok(Err(problem)) => Err(problem.to_string()),
@@ -246,9 +224,7 @@ impl Handler<AcquireLease> for LeaseRenewer {
                     info!(seed = %lease.seed, "lease acquired");
                     renewer.seed = Some(lease.seed.clone());
                     renewer.state = LeaseState::Held { confirmed: sent };
-                    renewer.run.did(Deed::LeaseAcquired {
-                        seed: lease.seed.clone(),
-                    });
+                    renewer.run.did(Deed::LeaseAcquired { seed: lease.seed.clone() });
                 }
                 Err(problem) => renewer.last_error = Some(problem.to_string()),
             }
@@ -290,24 +266,15 @@ impl Handler<ReleaseLease> for LeaseRenewer {
         let refusal = withhold(&release);
         let (run, holder) = (self.run.clone(), self.holder.clone());
         let releasing = async move {
-            run.step(ChildKind::LeaseRenewer, "release")
-                .await
-                .map_err(StepError::new)?;
+            run.step(ChildKind::LeaseRenewer, "release").await.map_err(StepError::new)?;
             if lost {
-                return Ok(Finish::Skipped(format!(
-                    "the lease of seed {seed} was already lost"
-                )));
+                return Ok(Finish::Skipped(format!("the lease of seed {seed} was already lost")));
             }
             if let Some(why) = refusal {
                 park(&run, &seed, &holder, &why).await.map_err(StepError::new)?;
                 return Ok(Finish::Withheld(format!("seed {seed} is not released: {why}")));
             }
-            let released = run
-                .store
-                .leases
-                .release(&seed, &holder)
-                .await
-                .map_err(StepError::new)?;
+            let released = run.store.leases.release(&seed, &holder).await.map_err(StepError::new)?;
             run.did(Deed::LeaseReleased { seed: seed.clone() });
             run.events.tell("seed.released", &json!({ "seed": seed }));
             Ok(match released {
@@ -332,19 +299,14 @@ impl Handler<ReleaseLease> for LeaseRenewer {
 /// Why this lease must not be released, if it must not.
 fn withhold(release: &ReleaseLease) -> Option<String> {
     if !release.stopped.agent_is_gone() {
-        return Some(format!(
-            "its agent is not proven gone ({})",
-            release.stopped.outcome().detail()
-        ));
+        return Some(format!("its agent is not proven gone ({})", release.stopped.outcome().detail()));
     }
     if release.saved.login_is_home() {
         return None;
     }
     let detail = release.saved.outcome().detail();
     Some(match release.saved.outcome() {
-        Outcome::Failed {
-            spooled: Some(at), ..
-        } => {
+        Outcome::Failed { spooled: Some(at), .. } => {
             format!("its newest login is not in the store ({detail}); it lies in the spool at {at}")
         }
         _ => format!("its newest login may not be in the store ({detail})"),
@@ -354,15 +316,10 @@ fn withhold(release: &ReleaseLease) -> Option<String> {
 /// Marks the seed, while this run still holds it, so that nobody is handed a login that is known to be old.
 async fn park(run: &RunContext, seed: &SeedId, holder: &Holder, why: &str) -> Result<(), StoreError> {
     let status = Some((SeedStatus::NeedsRecovery, Some(why.to_owned())));
-    let patch = SeedPatch {
-        status,
-        ..SeedPatch::default()
-    };
+    let patch = SeedPatch { status, ..SeedPatch::default() };
     run.store.seeds.patch(seed, Some(holder), patch).await?;
-    run.events.tell(
-        "attention",
-        &json!({ "seed": seed, "reason": format!("seed {seed} needs recovery: {why}") }),
-    );
+    run.events
+        .tell("attention", &json!({ "seed": seed, "reason": format!("seed {seed} needs recovery: {why}") }));
     Ok(())
 }
 
@@ -396,10 +353,7 @@ impl Handler<LeaveLease> for LeaseRenewer {
     type Result = ResponseActFuture<Self, bool>;
 
     fn handle(&mut self, _: LeaveLease, _: &mut Self::Context) -> Self::Result {
-        let held = matches!(
-            self.state,
-            LeaseState::Held { .. } | LeaseState::Unconfirmed { .. }
-        );
+        let held = matches!(self.state, LeaseState::Held { .. } | LeaseState::Unconfirmed { .. });
         let (run, seed, holder) = (self.run.clone(), self.seed.clone(), self.holder.clone());
         self.state = LeaseState::Released;
         let leaving = async move {

@@ -12,15 +12,10 @@ pub(crate) fn account_of(credential: &Credential) -> Account {
             plan: login.plan.clone(),
             kind: "chatgpt".to_owned(),
         },
-        Credential::ApiKey(_) => Account {
-            kind: "api_key".to_owned(),
-            ..Account::default()
-        },
-        Credential::Other(login) => Account {
-            id: login.account_id.clone(),
-            kind: login.kind.clone(),
-            ..Account::default()
-        },
+        Credential::ApiKey(_) => Account { kind: "api_key".to_owned(), ..Account::default() },
+        Credential::Other(login) => {
+            Account { id: login.account_id.clone(), kind: login.kind.clone(), ..Account::default() }
+        }
         Credential::LoggedOut | Credential::Unreadable(_) => Account::default(),
     }
 }

@@ -79,14 +79,7 @@ impl Process {
         known: Option<AgentIdentity>,
     ) -> Self {
         let agent = known.map_or(Agent::None, Agent::Guarded);
-        Self {
-            run,
-            session,
-            agent,
-            pulse,
-            last_error: None,
-            told: false,
-        }
+        Self { run, session, agent, pulse, last_error: None, told: false }
     }
 
     /// Watches the file that the guard writes when the agent has ended.
@@ -101,12 +94,7 @@ impl Process {
                 let wakes = futures_util::stream::unfold(watch, |mut watch: Watch| async move {
                     watch.changed().await.map(|()| ((), watch))
                 });
-                ctx.spawn(
-                    wakes
-                        .into_actor(process)
-                        .map(|(), process, ctx| process.check(ctx))
-                        .finish(),
-                );
+                ctx.spawn(wakes.into_actor(process).map(|(), process, ctx| process.check(ctx)).finish());
                 process.check(ctx);
             }
             Err(problem) => debug!(%problem, "agent is only looked at, not watched"),
@@ -118,21 +106,17 @@ impl Process {
         let Agent::Guarded(known) = self.agent else { return };
         let run = self.run.clone();
         let asking = async move { run.host.guard_state(&run.dir).await };
-        ctx.spawn(
-            asking
-                .into_actor(self)
-                .map(move |state, process, ctx| match state {
-                    Ok(AgentState::Running(_)) => {}
-                    Ok(AgentState::Exited { status, by_guard, .. }) => {
-                        process.ended(Some(known), status, by_guard, ctx)
-                    }
-                    Ok(AgentState::Absent) => process.ended(Some(known), ExitStatus::Unknown, false, ctx),
-                    Err(problem) => {
-                        warn!(%problem, "agent's state is unknown");
-                        process.last_error = Some(problem.to_string());
-                    }
-                }),
-        );
+        ctx.spawn(asking.into_actor(self).map(move |state, process, ctx| match state {
+            Ok(AgentState::Running(_)) => {}
+            Ok(AgentState::Exited { status, by_guard, .. }) => {
+                process.ended(Some(known), status, by_guard, ctx)
+            }
+            Ok(AgentState::Absent) => process.ended(Some(known), ExitStatus::Unknown, false, ctx),
+            Err(problem) => {
+                warn!(%problem, "agent's state is unknown");
+                process.last_error = Some(problem.to_string());
+            }
+        }));
     }
 
     fn touch(&mut self, ctx: &mut Context<Self>) {
@@ -153,10 +137,7 @@ impl Process {
 
     /// An agent without a lease has nobody else to touch its switch.
     fn touch_if_unleased(&mut self, ctx: &mut Context<Self>) {
-        let leased = self
-            .run
-            .ledger
-            .read(|r| r.run.as_ref().is_some_and(|run| run.seed.is_some()));
+        let leased = self.run.ledger.read(|r| r.run.as_ref().is_some_and(|run| run.seed.is_some()));
         if matches!(self.agent, Agent::Guarded(_)) && !leased {
             self.touch(ctx);
         }
@@ -184,11 +165,7 @@ impl Process {
                 Some(stderr) => stderr,
                 None => run.host.guard_stderr(&run.dir).await.unwrap_or_default(),
             };
-            session.do_send(AgentEnded {
-                status,
-                by_guard,
-                stderr,
-            });
+            session.do_send(AgentEnded { status, by_guard, stderr });
         };
         ctx.spawn(telling.into_actor(self));
     }
@@ -254,12 +231,10 @@ impl Handler<StartAgent> for Process {
     fn handle(&mut self, StartAgent(launch): StartAgent, _: &mut Self::Context) -> Self::Result {
         let run = self.run.clone();
         let starting = async move {
-            run.step(ChildKind::Process, "start")
-                .await
-                .map_err(|injected| HostError::Program {
-                    program: "codex".to_owned(),
-                    why: injected.to_string(),
-                })?;
+            run.step(ChildKind::Process, "start").await.map_err(|injected| HostError::Program {
+                program: "codex".to_owned(),
+                why: injected.to_string(),
+            })?;
             match launch.transport {
                 Transport::Unix => {
                     let spec = GuardSpec {
@@ -278,31 +253,27 @@ impl Handler<StartAgent> for Process {
                 }
             }
         };
-        Box::pin(
-            starting
-                .into_actor(self)
-                .map(|started: Result<_, HostError>, process, ctx| {
-                    let (identity, piped) =
-                        started.inspect_err(|problem| process.last_error = Some(problem.to_string()))?;
-                    info!(pid = identity.pid, "agent started");
-                    process.run.did(Deed::AgentStarted);
-                    let pipes = match piped {
-                        None => {
-                            process.agent = Agent::Guarded(identity);
-                            process.watch_exit(ctx);
-                            None
-                        }
-                        Some((piped, pipes, exit)) => {
-                            process.agent = Agent::Piped(piped);
-                            ctx.spawn(exit.into_actor(process).map(move |status, process, ctx| {
-                                process.ended(Some(identity), status, false, ctx);
-                            }));
-                            Some(pipes)
-                        }
-                    };
-                    Ok(Started { identity, pipes })
-                }),
-        )
+        Box::pin(starting.into_actor(self).map(|started: Result<_, HostError>, process, ctx| {
+            let (identity, piped) =
+                started.inspect_err(|problem| process.last_error = Some(problem.to_string()))?;
+            info!(pid = identity.pid, "agent started");
+            process.run.did(Deed::AgentStarted);
+            let pipes = match piped {
+                None => {
+                    process.agent = Agent::Guarded(identity);
+                    process.watch_exit(ctx);
+                    None
+                }
+                Some((piped, pipes, exit)) => {
+                    process.agent = Agent::Piped(piped);
+                    ctx.spawn(exit.into_actor(process).map(move |status, process, ctx| {
+                        process.ended(Some(identity), status, false, ctx);
+                    }));
+                    Some(pipes)
+                }
+            };
+            Ok(Started { identity, pipes })
+        }))
     }
 }
 
@@ -368,14 +339,9 @@ impl Handler<StopAgent> for Process {
             Agent::None | Agent::Guarded(_) | Agent::Ended => None,
         };
         let stopping = async move {
-            run.step(ChildKind::Process, "stop_agent")
-                .await
-                .map_err(StepError::new)?;
+            run.step(ChildKind::Process, "stop_agent").await.map_err(StepError::new)?;
             let how = match piped {
-                Some(piped) => piped
-                    .stop(style, FLUSH_LIMIT, KILL_LIMIT)
-                    .await
-                    .map_err(StepError::new)?,
+                Some(piped) => piped.stop(style, FLUSH_LIMIT, KILL_LIMIT).await.map_err(StepError::new)?,
                 None => stop_guarded(&run, style).await?,
             };
             run.did(Deed::AgentGone);
@@ -398,31 +364,22 @@ async fn stop_guarded(run: &RunContext, style: StopStyle) -> StepResult {
     if matches!(state, AgentState::Running(_)) {
         how = "killed";
         if style == StopStyle::Graceful {
-            host.guard_signal(dir, Signal::Term)
-                .await
-                .map_err(StepError::new)?;
+            host.guard_signal(dir, Signal::Term).await.map_err(StepError::new)?;
             how = "it ended after SIGTERM";
             if !host.guard_gone(dir, FLUSH_LIMIT).await.map_err(StepError::new)? {
                 how = "killed, it did not end after SIGTERM";
             }
         }
     }
-    host.guard_signal(dir, Signal::Kill)
-        .await
-        .map_err(StepError::new)?;
+    host.guard_signal(dir, Signal::Kill).await.map_err(StepError::new)?;
     if host.guard_gone(dir, KILL_LIMIT).await.map_err(StepError::new)? {
         return Ok(Finish::Done(how.to_owned()));
     }
     let leftovers = host.guard_kill_leftovers(dir).await.map_err(StepError::new)?;
     if host.guard_gone(dir, KILL_LIMIT).await.map_err(StepError::new)? {
-        return Ok(Finish::Done(format!(
-            "{how}; {leftovers} processes it had left were killed"
-        )));
+        return Ok(Finish::Done(format!("{how}; {leftovers} processes it had left were killed")));
     }
-    Err(StepError::new(format!(
-        "{how}, but something of it still runs on {}",
-        host.name()
-    )))
+    Err(StepError::new(format!("{how}, but something of it still runs on {}", host.name())))
 }
 
 impl Handler<Observe> for Process {

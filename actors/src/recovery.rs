@@ -43,21 +43,13 @@ async fn replay(settings: &Settings, id: &SpoolId, entry: &SpoolEntry) -> Result
         return Ok(false);
     }
     let holder = Holder::mint_for("recovery");
-    if store
-        .leases
-        .acquire_for_recovery(&entry.seed, &holder)
-        .await?
-        .is_none()
-    {
+    if store.leases.acquire_for_recovery(&entry.seed, &holder).await?.is_none() {
         return Ok(false);
     }
     let saved = save(settings, entry, &holder).await;
     if let Ok(true) = saved {
         store.spool.confirm(id).await?;
-        let patch = SeedPatch {
-            status: Some((SeedStatus::Alive, None)),
-            ..SeedPatch::default()
-        };
+        let patch = SeedPatch { status: Some((SeedStatus::Alive, None)), ..SeedPatch::default() };
         store.seeds.patch(&entry.seed, Some(&holder), patch).await?;
         info!(seed = %entry.seed, "spooled login is home");
         let service = settings.service_stream.clone();
@@ -67,22 +59,9 @@ async fn replay(settings: &Settings, id: &SpoolId, entry: &SpoolEntry) -> Result
         return Ok(true);
     }
     // Released unsaved, the seed must not be handed out with the old login.
-    let reason = format!(
-        "a newer login may lie in the spool at {}",
-        store.spool.describe(id)
-    );
+    let reason = format!("a newer login may lie in the spool at {}", store.spool.describe(id));
     let status = Some((SeedStatus::NeedsRecovery, Some(reason)));
-    store
-        .seeds
-        .patch(
-            &entry.seed,
-            Some(&holder),
-            SeedPatch {
-                status,
-                ..SeedPatch::default()
-            },
-        )
-        .await?;
+    store.seeds.patch(&entry.seed, Some(&holder), SeedPatch { status, ..SeedPatch::default() }).await?;
     store.leases.release(&entry.seed, &holder).await?;
     saved
 }
@@ -99,11 +78,8 @@ async fn save(settings: &Settings, entry: &SpoolEntry, holder: &Holder) -> Resul
     if !new.is_login() || !same || (version != entry.base && !is_newer(&new, &old)) {
         return Ok(false);
     }
-    let saved = settings
-        .store
-        .seeds
-        .save_credential(&entry.seed, holder, &version, entry.auth_json.clone())
-        .await?;
+    let saved =
+        settings.store.seeds.save_credential(&entry.seed, holder, &version, entry.auth_json.clone()).await?;
     Ok(matches!(saved, SaveOutcome::Saved(_)))
 }
 

@@ -100,24 +100,14 @@ impl Service {
 
     /// One session.
     pub async fn session(&self, id: &SessionId) -> Result<SessionView, SessionError> {
-        let newest = |view: SessionView, newest| SessionView {
-            last_event: newest,
-            ..view
-        };
+        let newest = |view: SessionView, newest| SessionView { last_event: newest, ..view };
         if let Some(found) = self.find(id).await? {
             let view = found.status.borrow().clone();
             let last = *self.events(id).await?.newest().borrow();
             return Ok(newest(view, last));
         }
         let (record, _) = self.record(id).await?;
-        let last = *self
-            .settings
-            .store
-            .journal
-            .open(id.as_str())
-            .await?
-            .newest()
-            .borrow();
+        let last = *self.settings.store.journal.open(id.as_str()).await?.newest().borrow();
         Ok(SessionView::of(&record, last))
     }
 
@@ -139,26 +129,17 @@ impl Service {
                 },
             }
         }
-        Ok(Page {
-            data,
-            next_cursor: rows.next_cursor,
-        })
+        Ok(Page { data, next_cursor: rows.next_cursor })
     }
 
     /// Stops a session. A lost one walks its unfinished steps once more.
     pub async fn stop(&self, id: &SessionId, mode: StopMode) -> Result<SessionView, SessionError> {
         match self.find(id).await? {
             Some(found) => {
-                let stop = StopSession {
-                    mode,
-                    reason: "stopped on request".to_owned(),
-                };
+                let stop = StopSession { mode, reason: "stopped on request".to_owned() };
                 self.ask("the session", found.addr.send(stop)).await?
             }
-            None => {
-                self.ask("the root", self.root.send(StopAgain(id.clone())))
-                    .await?
-            }
+            None => self.ask("the root", self.root.send(StopAgain(id.clone()))).await?,
         }
     }
 
@@ -175,25 +156,18 @@ impl Service {
         if self.find(id).await?.is_some() {
             self.live_refusal(id, Request::Delete).await?;
         }
-        self.ask("the root", self.root.send(Delete { session: id.clone() }))
-            .await?
+        self.ask("the root", self.root.send(Delete { session: id.clone() })).await?
     }
 
     /// What the record of a session whose actor lives says to a request that needs an ended one.
     async fn live_refusal(&self, id: &SessionId, request: Request) -> Result<(), SessionError> {
         let (record, _) = self.record(id).await?;
-        record
-            .phase
-            .accepts(request)
-            .map_err(|refusal| SessionError::refused(id, refusal))
+        record.phase.accepts(request).map_err(|refusal| SessionError::refused(id, refusal))
     }
 
     /// Changes name, labels, model or effort.
     pub async fn change(&self, id: &SessionId, change: ChangeSession) -> Result<SessionView, SessionError> {
-        check_name_and_labels(
-            change.name.as_deref(),
-            change.labels.as_ref().unwrap_or(&Default::default()),
-        )?;
+        check_name_and_labels(change.name.as_deref(), change.labels.as_ref().unwrap_or(&Default::default()))?;
         if let Some(found) = self.find(id).await? {
             return self.ask("the session", found.addr.send(change)).await?;
         }
@@ -206,10 +180,7 @@ impl Service {
         }
         change.apply(&mut record);
         record.updated_at = jiff::Timestamp::now();
-        let row = optio_store::RecordRow {
-            rev,
-            ..record.first_row()?
-        };
+        let row = optio_store::RecordRow { rev, ..record.first_row()? };
         self.settings.store.records.update(row).await?;
         self.session(id).await
     }
@@ -243,10 +214,7 @@ impl Service {
         let (record, _) = self.record(id).await?;
         let approval = record.approvals.iter().find(|a| a.id == answer.approval);
         let approval = approval.ok_or_else(|| SessionError::not_found("approval", &answer.approval))?;
-        Err(SessionError::AlreadyAnswered {
-            id: approval.id.clone(),
-            state: approval.state,
-        })
+        Err(SessionError::AlreadyAnswered { id: approval.id.clone(), state: approval.state })
     }
 
     /// The live supervision tree; empty for a session whose run is over.
@@ -277,9 +245,7 @@ impl Service {
 
     /// True once the service refuses new work.
     pub async fn is_draining(&self) -> bool {
-        self.ask("the root", self.root.send(IsDraining))
-            .await
-            .unwrap_or(true)
+        self.ask("the root", self.root.send(IsDraining)).await.unwrap_or(true)
     }
 
     /// Refuses new work and lets every session leave or end; answered when all have.

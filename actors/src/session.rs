@@ -105,14 +105,7 @@ pub struct SessionParts {
 impl Session {
     /// A session that begins as soon as it is started.
     pub fn new(parts: SessionParts) -> Self {
-        let SessionParts {
-            settings,
-            ledger,
-            events,
-            run,
-            beginning,
-            status,
-        } = parts;
+        let SessionParts { settings, ledger, events, run, beginning, status } = parts;
         let span = info_span!("session", session = %run.session, run = %run.run);
         Self {
             settings,
@@ -151,8 +144,7 @@ impl Session {
             );
         }
         if before.waiting != view.waiting {
-            self.events
-                .tell("session.waiting", &json!({ "waiting": view.waiting }));
+            self.events.tell("session.waiting", &json!({ "waiting": view.waiting }));
         }
     }
 
@@ -201,20 +193,14 @@ impl Actor for Session {
                 let launching =
                     launch::launch(self.settings.clone(), self.run.clone(), crew, self.stop.clone());
                 let launching = launching.instrument(self.span.clone());
-                ctx.spawn(
-                    launching
-                        .into_actor(self)
-                        .map(|result, session, ctx| session.began(result, ctx)),
-                );
+                ctx.spawn(launching.into_actor(self).map(|result, session, ctx| session.began(result, ctx)));
             }
             Beginning::Recover => {
                 info!(parent: &self.span, "run of an earlier process is taken over");
                 let recovering = recover::recover(self.run.clone(), crew);
                 let recovering = recovering.instrument(self.span.clone());
                 ctx.spawn(
-                    recovering
-                        .into_actor(self)
-                        .map(|found, session, ctx| session.recovered(found, ctx)),
+                    recovering.into_actor(self).map(|found, session, ctx| session.recovered(found, ctx)),
                 );
             }
         }
@@ -257,17 +243,12 @@ impl Handler<ChildExit> for Session {
                 self.end(Cause::failed(reason), ctx);
             }
             AfterExit::Restart(_) if crew::is_irreplaceable(self, exit.kind) => {
-                self.end(
-                    Cause::failed(format!("{} failed: {}", exit.kind, exit.reason)),
-                    ctx,
-                );
+                self.end(Cause::failed(format!("{} failed: {}", exit.kind, exit.reason)), ctx);
             }
             AfterExit::Restart(wait) => {
                 let kind = exit.kind;
-                self.events.tell(
-                    "child.restarted",
-                    &json!({ "child": kind, "reason": exit.reason.to_string() }),
-                );
+                self.events
+                    .tell("child.restarted", &json!({ "child": kind, "reason": exit.reason.to_string() }));
                 ctx.run_later(wait, move |session, ctx| {
                     let wanted = session.phase() == Phase::Live || session.beginning_under_way;
                     if wanted && !session.detaching && !session.children.has(kind) {
@@ -291,17 +272,13 @@ impl Session {
         crew.process.do_send(crate::process::CheckAgent);
         let attaching = launch::attach_again(self.run.clone(), crew);
         let attaching = attaching.instrument(self.span.clone());
-        ctx.spawn(
-            attaching
-                .into_actor(self)
-                .map(|attached, session, _| match attached {
-                    Ok(()) => session.publish(),
-                    // The reader exits with it, and its exit is counted.
-                    Err(problem) => {
-                        warn!(parent: &session.span, %problem, "conversation is not attached again")
-                    }
-                }),
-        );
+        ctx.spawn(attaching.into_actor(self).map(|attached, session, _| match attached {
+            Ok(()) => session.publish(),
+            // The reader exits with it, and its exit is counted.
+            Err(problem) => {
+                warn!(parent: &session.span, %problem, "conversation is not attached again")
+            }
+        }));
     }
 }
 
@@ -321,11 +298,7 @@ impl Handler<Detach> for Session {
         let leased = ledger.read(|record| record.run.as_ref().is_some_and(|of_run| of_run.seed.is_some()));
         let leaving = async move {
             // A last renewal and heartbeat give the next process its whole 45 s.
-            let renewed = crew
-                .renewer
-                .send(crate::lease_renewer::LeaveLease)
-                .await
-                .unwrap_or(false);
+            let renewed = crew.renewer.send(crate::lease_renewer::LeaveLease).await.unwrap_or(false);
             if (renewed || !leased)
                 && let Err(problem) = run.host.guard_heartbeat(&run.dir).await
             {
@@ -338,12 +311,7 @@ impl Handler<Detach> for Session {
                 warn!(%problem, "journal is not flushed");
             }
         };
-        Box::pin(
-            leaving
-                .instrument(self.span.clone())
-                .into_actor(self)
-                .map(|(), _, ctx| ctx.stop()),
-        )
+        Box::pin(leaving.instrument(self.span.clone()).into_actor(self).map(|(), _, ctx| ctx.stop()))
     }
 }
 

@@ -62,12 +62,7 @@ struct Live {
 impl Sessions {
     /// A root that puts its sessions on `places`.
     pub fn new(settings: Arc<Settings>, places: Places) -> Self {
-        Self {
-            settings,
-            places,
-            live: BTreeMap::new(),
-            draining: false,
-        }
+        Self { settings, places, live: BTreeMap::new(), draining: false }
     }
 
     /// Starts the actor of a run that is on record.
@@ -81,30 +76,16 @@ impl Sessions {
             beginning,
             ctx.address().recipient(),
         );
-        ctx.spawn(
-            starting
-                .into_actor(self)
-                .map(move |started, root, ctx| match started {
-                    Ok((addr, handle, status)) => {
-                        let revived = root.live.remove(&id).map(|live| live.revived).unwrap_or_default();
-                        root.live.insert(
-                            id,
-                            Live {
-                                addr,
-                                handle,
-                                status,
-                                revived,
-                            },
-                        );
-                        if root.draining {
-                            ctx.address().do_send(Drain {
-                                on_exit: OnExit::Detach,
-                            });
-                        }
-                    }
-                    Err(problem) => error!(session = %id, %problem, "session actor was not started"),
-                }),
-        );
+        ctx.spawn(starting.into_actor(self).map(move |started, root, ctx| match started {
+            Ok((addr, handle, status)) => {
+                let revived = root.live.remove(&id).map(|live| live.revived).unwrap_or_default();
+                root.live.insert(id, Live { addr, handle, status, revived });
+                if root.draining {
+                    ctx.address().do_send(Drain { on_exit: OnExit::Detach });
+                }
+            }
+            Err(problem) => error!(session = %id, %problem, "session actor was not started"),
+        }));
     }
 }
 
@@ -152,14 +133,7 @@ async fn parts(
         trace: settings.trace.clone(),
         ledger: ledger.clone(),
     };
-    Ok(SessionParts {
-        settings,
-        ledger,
-        events,
-        run,
-        beginning,
-        status,
-    })
+    Ok(SessionParts { settings, ledger, events, run, beginning, status })
 }
 
 impl Actor for Sessions {
@@ -224,12 +198,7 @@ impl Handler<Launch> for Sessions {
         let making = async move {
             checked?;
             let record = new_record(launch.name, launch.labels, launch.host, launch.config);
-            match settings
-                .store
-                .records
-                .insert(record.first_row()?, launch.idempotency)
-                .await?
-            {
+            match settings.store.records.insert(record.first_row()?, launch.idempotency).await? {
                 Inserted::New => Ok((record, true)),
                 Inserted::KeyReused => Err(SessionError::KeyReused),
                 Inserted::Same(id) => {
@@ -290,11 +259,7 @@ impl Sessions {
             let known: Vec<_> = self.settings.hosts.keys().cloned().collect();
             return invalid(
                 "host",
-                format!(
-                    "{:?} is not configured; there is {}",
-                    launch.host,
-                    known.join(", ")
-                ),
+                format!("{:?} is not configured; there is {}", launch.host, known.join(", ")),
             );
         }
         if launch.config.mode() == Mode::Terminal {
@@ -324,9 +289,7 @@ pub(crate) fn check_name_and_labels(
     let (most, longest) = LABELS;
     let too_long = |text: &String| text.chars().count() > longest;
     if labels.len() > most
-        || labels
-            .iter()
-            .any(|(name, value)| name.is_empty() || too_long(name) || too_long(value))
+        || labels.iter().any(|(name, value)| name.is_empty() || too_long(name) || too_long(value))
     {
         return invalid(
             "labels",
@@ -421,16 +384,10 @@ impl Handler<Resume> for Sessions {
                 .map_err(|refusal| SessionError::refused(&record.id, refusal))?;
             prepare_resume(&settings, &mut record, resume.snapshot).await?;
             let first = record.first_row()?;
-            row = optio_store::RecordRow {
-                rev: row.rev,
-                ..first
-            };
+            row = optio_store::RecordRow { rev: row.rev, ..first };
             let rev = settings.store.records.update(row).await?;
             let view = SessionView::of(&record, 0);
-            address.do_send(StartRun {
-                record: Box::new(record),
-                rev,
-            });
+            address.do_send(StartRun { record: Box::new(record), rev });
             Ok(view)
         };
         Box::pin(resuming.into_actor(self))
@@ -442,12 +399,7 @@ async fn prepare_resume(
     record: &mut SessionRecord,
     wanted: Option<SnapshotId>,
 ) -> Result<(), SessionError> {
-    let refuse = |why: &str| {
-        Err(SessionError::NotResumable {
-            id: record.id.clone(),
-            why: why.to_owned(),
-        })
-    };
+    let refuse = |why: &str| Err(SessionError::NotResumable { id: record.id.clone(), why: why.to_owned() });
     if !record.config.supports_resume() {
         return refuse("it was made without resume support");
     }
@@ -522,12 +474,8 @@ impl Handler<Delete> for Sessions {
             settings.store.records.delete(&session).await?;
             settings.store.journal.delete(session.as_str()).await?;
             let data = json!({ "deleted": true });
-            Events::new(
-                session,
-                settings.service_stream.clone(),
-                settings.service_stream.clone(),
-            )
-            .tell("session.deleted", &data);
+            Events::new(session, settings.service_stream.clone(), settings.service_stream.clone())
+                .tell("session.deleted", &data);
             Ok(())
         };
         Box::pin(deleting.into_actor(self))
@@ -546,11 +494,7 @@ impl Handler<ChildExit> for Sessions {
     type Result = ();
 
     fn handle(&mut self, exit: ChildExit, ctx: &mut Self::Context) {
-        let found = self
-            .live
-            .iter()
-            .find(|(_, live)| live.handle.id == exit.id)
-            .map(|(id, _)| id.clone());
+        let found = self.live.iter().find(|(_, live)| live.handle.id == exit.id).map(|(id, _)| id.clone());
         let Some(id) = found else { return };
         if exit.reason == ExitReason::Normal || self.draining {
             self.live.remove(&id);
@@ -561,8 +505,7 @@ impl Handler<ChildExit> for Sessions {
             return;
         };
         let now = tokio::time::Instant::now();
-        live.revived
-            .retain(|at| now.duration_since(*at) < REVIVALS_WINDOW);
+        live.revived.retain(|at| now.duration_since(*at) < REVIVALS_WINDOW);
         live.revived.push(now);
         if live.revived.len() > REVIVALS {
             error!(session = %id, "session actor dies again and again, it is left for the next start");
@@ -625,17 +568,11 @@ async fn leave(session: Addr<Session>, mut status: watch::Receiver<SessionView>,
         let _ = session.send(Detach).await;
         return;
     }
-    let stop = StopSession {
-        mode: StopMode::Graceful,
-        reason: "the service was shut down".to_owned(),
-    };
+    let stop = StopSession { mode: StopMode::Graceful, reason: "the service was shut down".to_owned() };
     let _ = session.send(stop).await;
     // The sender goes with the session's actor.
     let over = |view: &SessionView| {
-        matches!(
-            view.state,
-            crate::session::phase::State::Ended | crate::session::phase::State::Lost
-        )
+        matches!(view.state, crate::session::phase::State::Ended | crate::session::phase::State::Lost)
     };
     let _ = status.wait_for(over).await;
     while session.connected() {

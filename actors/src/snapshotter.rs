@@ -45,12 +45,7 @@ pub struct Snapshotter {
 impl Snapshotter {
     /// A snapshotter for this run.
     pub fn new(run: RunContext, pulse: Pulse) -> Self {
-        Self {
-            run,
-            pulse,
-            phase: "idle",
-            last_error: None,
-        }
+        Self { run, pulse, phase: "idle", last_error: None }
     }
 
     fn finish<T, E: ToString>(&mut self, result: Result<T, E>) -> Result<T, E> {
@@ -96,10 +91,7 @@ impl Handler<Restore> for Snapshotter {
         let restoring = async move {
             run.step(ChildKind::Snapshotter, "restore").await?;
             let row = run.store.snapshots.get(&id).await?;
-            let row = row.ok_or_else(|| StoreError::NotFound {
-                what: "snapshot",
-                id: id.to_string(),
-            })?;
+            let row = row.ok_or_else(|| StoreError::NotFound { what: "snapshot", id: id.to_string() })?;
             let codec = match row.codec.as_str() {
                 "gzip" => Codec::Gzip,
                 "zstd" => Codec::Zstd,
@@ -119,11 +111,7 @@ impl Handler<Restore> for Snapshotter {
             info!(snapshot = %id, "workdir restored");
             Ok(row)
         };
-        Box::pin(
-            restoring
-                .into_actor(self)
-                .map(|result, snapshotter, _| snapshotter.finish(result)),
-        )
+        Box::pin(restoring.into_actor(self).map(|result, snapshotter, _| snapshotter.finish(result)))
     }
 }
 
@@ -135,19 +123,13 @@ impl Handler<CaptureSeed> for Snapshotter {
         let run = self.run.clone();
         let refusal = seed_refusal(&run, &capture);
         let capturing = async move {
-            run.step(ChildKind::Snapshotter, "capture_seed")
-                .await
-                .map_err(StepError::new)?;
+            run.step(ChildKind::Snapshotter, "capture_seed").await.map_err(StepError::new)?;
             if let Some(why) = refusal {
                 return Ok(Finish::Skipped(why));
             }
             capture_seed(&run).await
         };
-        Box::pin(
-            capturing
-                .into_actor(self)
-                .map(|result, snapshotter, _| snapshotter.finish(result)),
-        )
+        Box::pin(capturing.into_actor(self).map(|result, snapshotter, _| snapshotter.finish(result)))
     }
 }
 
@@ -187,34 +169,23 @@ async fn capture_seed(run: &RunContext) -> StepResult {
     if let Some(config) = read_optional(run, "home/.codex/config.toml").await? {
         files.0.insert(SeedFiles::CONFIG.to_owned(), config);
     }
-    let seed = NewSeed {
-        files,
-        account: account_of(&credential),
-        pool: None,
-        metadata: serde_json::Map::new(),
-    };
+    let seed =
+        NewSeed { files, account: account_of(&credential), pool: None, metadata: serde_json::Map::new() };
     let row = match run.store.seeds.import(seed).await {
         Ok(row) => row,
         // Two seeds of one lineage would strand each other; the one that is there is the login.
         Err(StoreError::Conflict { id, .. }) => {
-            return Ok(Finish::Skipped(format!(
-                "the login is stored already, as seed {id}"
-            )));
+            return Ok(Finish::Skipped(format!("the login is stored already, as seed {id}")));
         }
         Err(problem) => return Err(StepError::new(problem)),
     };
     run.did(Deed::SeedCaptured);
-    run.events
-        .tell("seed.saved", &json!({ "seed": row.id, "captured": true }));
+    run.events.tell("seed.saved", &json!({ "seed": row.id, "captured": true }));
     Ok(Finish::Done(format!("seed {} was captured", row.id)))
 }
 
 async fn read_optional(run: &RunContext, path: &'static str) -> Result<Option<bytes::Bytes>, StepError> {
-    match run
-        .host
-        .read(&run.dir, &RunContext::in_workdir(path), LOGIN_LIMIT)
-        .await
-    {
+    match run.host.read(&run.dir, &RunContext::in_workdir(path), LOGIN_LIMIT).await {
         Ok(bytes) => Ok(Some(bytes)),
         Err(HostError::NotFound { .. }) => Ok(None),
         Err(problem) => Err(StepError::new(problem)),
@@ -230,9 +201,7 @@ impl Handler<CaptureSnapshot> for Snapshotter {
         let run = self.run.clone();
         let gone = capture.stopped.agent_is_gone();
         let capturing = async move {
-            run.step(ChildKind::Snapshotter, "capture_snapshot")
-                .await
-                .map_err(StepError::new)?;
+            run.step(ChildKind::Snapshotter, "capture_snapshot").await.map_err(StepError::new)?;
             let gate = run.ledger.read(snapshot_refusal);
             match gate {
                 Some(why) => Ok(Finish::Skipped(why)),
@@ -258,15 +227,8 @@ fn snapshot_refusal(record: &SessionRecord) -> Option<String> {
 
 async fn capture_workdir(run: &RunContext) -> StepResult {
     // Begun by an earlier process, and perhaps finished: one run stores one snapshot.
-    let earlier = run
-        .store
-        .snapshots
-        .list(&run.session)
-        .await
-        .map_err(StepError::new)?;
-    let since = run
-        .ledger
-        .read(|r| r.run.as_ref().map(|of_run| of_run.started_at));
+    let earlier = run.store.snapshots.list(&run.session).await.map_err(StepError::new)?;
+    let since = run.ledger.read(|r| r.run.as_ref().map(|of_run| of_run.started_at));
     if let Some(row) = earlier.first().filter(|row| Some(row.captured_at) > since) {
         run.did(Deed::SnapshotStored);
         return Ok(Finish::Done(format!("snapshot {} is on record", row.id)));
@@ -278,17 +240,10 @@ async fn capture_workdir(run: &RunContext) -> StepResult {
         about.thread_id = None;
     }
     let excludes = Excludes::new(patterns).map_err(StepError::new)?;
-    let mut archive = run
-        .host
-        .archive(&run.dir, excludes, Codec::Zstd)
-        .await
-        .map_err(StepError::new)?;
+    let mut archive = run.host.archive(&run.dir, excludes, Codec::Zstd).await.map_err(StepError::new)?;
     let mut writer = run.store.snapshots.begin().await.map_err(StepError::new)?;
     while let Some(chunk) = archive.next().await {
-        writer
-            .write(chunk.map_err(StepError::new)?)
-            .await
-            .map_err(StepError::new)?;
+        writer.write(chunk.map_err(StepError::new)?).await.map_err(StepError::new)?;
     }
     let row = writer.commit(about).await.map_err(StepError::new)?;
     run.did(Deed::SnapshotStored);
@@ -310,17 +265,11 @@ fn about(record: &SessionRecord) -> NewSnapshot {
     let run = record.run.as_ref();
     NewSnapshot {
         session: record.id.clone(),
-        end_state: record
-            .outcome
-            .unwrap_or(EndState::Stopped)
-            .on_snapshot()
-            .to_owned(),
+        end_state: record.outcome.unwrap_or(EndState::Stopped).on_snapshot().to_owned(),
         // A thread that never had a turn has no rollout and cannot be resumed (S-472); the one that this run itself
         // resumed has one.
         thread_id: run.and_then(|r| {
-            r.thread_id
-                .clone()
-                .filter(|id| r.had_turn || r.resume_thread.as_ref() == Some(id))
+            r.thread_id.clone().filter(|id| r.had_turn || r.resume_thread.as_ref() == Some(id))
         }),
         codec: "zstd".to_owned(),
         seed: run.and_then(|r| r.seed.clone()),
@@ -334,10 +283,7 @@ async fn has_rollout(run: &RunContext, thread: Option<&str>) -> bool {
     let suffix = format!("-{thread}.jsonl");
     let sessions = RunContext::in_workdir(SESSIONS);
     match run.host.list(&run.dir, &sessions, ROLLOUTS).await {
-        Ok(files) => files
-            .iter()
-            .map(RelPath::as_str)
-            .any(|path| path.ends_with(&suffix)),
+        Ok(files) => files.iter().map(RelPath::as_str).any(|path| path.ends_with(&suffix)),
         Err(problem) => {
             warn!(%problem, "rollouts cannot be listed, the thread is kept on record");
             true

@@ -142,10 +142,7 @@ pub struct StepError {
 impl StepError {
     /// A failure with nothing in the spool.
     pub fn new(why: impl std::fmt::Display) -> Self {
-        Self {
-            why: why.to_string(),
-            spooled: None,
-        }
+        Self { why: why.to_string(), spooled: None }
     }
 }
 
@@ -241,10 +238,7 @@ impl<M> Settled<M> {
 
 impl<M> Clone for Settled<M> {
     fn clone(&self) -> Self {
-        Self {
-            outcome: self.outcome.clone(),
-            _step: PhantomData,
-        }
+        Self { outcome: self.outcome.clone(), _step: PhantomData }
     }
 }
 
@@ -270,10 +264,7 @@ impl Settled<SaveBack> {
     /// The newest login is in the store or in the spool, so the file in the workdir is not the only one.
     pub fn login_is_safe(&self) -> bool {
         self.login_is_home()
-            || matches!(
-                self.outcome,
-                Outcome::Withheld { .. } | Outcome::Failed { spooled: Some(_), .. }
-            )
+            || matches!(self.outcome, Outcome::Withheld { .. } | Outcome::Failed { spooled: Some(_), .. })
     }
 }
 

@@ -87,21 +87,12 @@ impl Trace {
         if kept.len() == KEPT {
             kept.pop_front();
         }
-        kept.push_back(Traced {
-            session: session.clone(),
-            run: run.clone(),
-            deed,
-        });
+        kept.push_back(Traced { session: session.clone(), run: run.clone(), deed });
     }
 
     /// Everything kept, oldest first.
     pub fn deeds(&self) -> Vec<Traced> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
 
@@ -157,11 +148,7 @@ pub fn violations(trace: &[Traced]) -> Vec<String> {
                 if state.started && !state.gone {
                     broken("INV-02: the lease was released before the agent was proven gone");
                 }
-                if !state
-                    .ended
-                    .get(&Step::SaveBack)
-                    .is_some_and(Outcome::is_settled_well)
-                {
+                if !state.ended.get(&Step::SaveBack).is_some_and(Outcome::is_settled_well) {
                     broken("INV-17: the lease was released without a save-back that ended well");
                 }
                 if state.held.as_ref().is_some_and(|held| held != seed) {
@@ -192,10 +179,7 @@ pub fn violations(trace: &[Traced]) -> Vec<String> {
                 state.wiped = true;
             }
             Deed::StepBegan { step } => {
-                if let Some(before) = Step::ALL
-                    .iter()
-                    .find(|s| **s < *step && !state.ended.contains_key(s))
-                {
+                if let Some(before) = Step::ALL.iter().find(|s| **s < *step && !state.ended.contains_key(s)) {
                     broken(&format!("{step} began before {before} had ended"));
                 }
                 state.begun.insert(*step);
@@ -221,31 +205,18 @@ mod tests {
 
     fn trace(deeds: impl IntoIterator<Item = Deed>) -> Vec<Traced> {
         let (session, run) = (SessionId::mint(), RunId::mint());
-        deeds
-            .into_iter()
-            .map(|deed| Traced {
-                session: session.clone(),
-                run: run.clone(),
-                deed,
-            })
-            .collect()
+        deeds.into_iter().map(|deed| Traced { session: session.clone(), run: run.clone(), deed }).collect()
     }
 
     fn ended(step: Step) -> [Deed; 2] {
-        let outcome = Outcome::Done {
-            detail: String::new(),
-        };
+        let outcome = Outcome::Done { detail: String::new() };
         [Deed::StepBegan { step }, Deed::StepEnded { step, outcome }]
     }
 
     #[test]
     fn a_whole_teardown_in_order_is_in_order() {
         let seed = SeedId::mint();
-        let mut deeds = vec![
-            Deed::LeaseAcquired { seed: seed.clone() },
-            Deed::AgentStarted,
-            Deed::WentLive,
-        ];
+        let mut deeds = vec![Deed::LeaseAcquired { seed: seed.clone() }, Deed::AgentStarted, Deed::WentLive];
         for step in Step::ALL {
             if step == Step::StopAgent {
                 deeds.push(Deed::AgentGone);
@@ -265,10 +236,7 @@ mod tests {
     #[test]
     fn a_release_before_the_save_back_is_found() {
         let seed = SeedId::mint();
-        let deeds = [
-            Deed::LeaseAcquired { seed: seed.clone() },
-            Deed::LeaseReleased { seed },
-        ];
+        let deeds = [Deed::LeaseAcquired { seed: seed.clone() }, Deed::LeaseReleased { seed }];
         assert!(violations(&trace(deeds))[0].contains("INV-17"));
     }
 
@@ -281,10 +249,7 @@ mod tests {
     #[test]
     fn a_step_out_of_order_is_found() {
         let found = violations(&trace(ended(Step::SaveBack)));
-        assert!(
-            found[0].contains("save_back began before close had ended"),
-            "{found:?}"
-        );
+        assert!(found[0].contains("save_back began before close had ended"), "{found:?}");
     }
 
     #[test]

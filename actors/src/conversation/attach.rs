@@ -112,21 +112,19 @@ impl Handler<Attach> for ConversationReader {
             }
         };
         let attaching =
-            connecting
-                .into_actor(self)
-                .then(move |connected: Result<_, AttachError>, reader, ctx| {
-                    let rpc = reader.rpc.clone();
-                    let connected = connected.map(|(incoming, out)| {
-                        rpc.connect(out);
-                        ctx.add_stream(incoming);
-                    });
-                    async move {
-                        connected?;
-                        let shaken = tokio::time::timeout(ATTACH_LIMIT, handshake(&rpc, &plan)).await;
-                        shaken.map_err(|_| AttachError::TimedOut)?
-                    }
-                    .into_actor(reader)
+            connecting.into_actor(self).then(move |connected: Result<_, AttachError>, reader, ctx| {
+                let rpc = reader.rpc.clone();
+                let connected = connected.map(|(incoming, out)| {
+                    rpc.connect(out);
+                    ctx.add_stream(incoming);
                 });
+                async move {
+                    connected?;
+                    let shaken = tokio::time::timeout(ATTACH_LIMIT, handshake(&rpc, &plan)).await;
+                    shaken.map_err(|_| AttachError::TimedOut)?
+                }
+                .into_actor(reader)
+            });
         Box::pin(attaching.map(|shaken, reader, ctx| {
             let shaken = shaken.inspect_err(|problem| reader.give_up(problem.to_string(), ctx))?;
             Ok(reader.attached(shaken, ctx))
@@ -142,10 +140,8 @@ struct Shaken {
 }
 
 async fn handshake(rpc: &RpcClient, plan: &ThreadPlan) -> Result<Shaken, AttachError> {
-    let answer = call(rpc, method::INITIALIZE, |id| {
-        requests::initialize(id, env!("CARGO_PKG_VERSION"))
-    })
-    .await?;
+    let answer =
+        call(rpc, method::INITIALIZE, |id| requests::initialize(id, env!("CARGO_PKG_VERSION"))).await?;
     let version = InitializeResult::parse(&answer)?.version().map(str::to_owned);
     rpc.write(requests::initialized());
     // 0.169 asks its backend first and fails when that does; turns work all the same (LAB §2).
@@ -160,12 +156,7 @@ async fn handshake(rpc: &RpcClient, plan: &ThreadPlan) -> Result<Shaken, AttachE
         model: plan.model.as_deref(),
     };
     let (opened, began_anew) = open_thread(rpc, plan, &options).await?;
-    Ok(Shaken {
-        opened,
-        version,
-        models,
-        began_anew,
-    })
+    Ok(Shaken { opened, version, models, began_anew })
 }
 
 async fn open_thread(
@@ -174,29 +165,20 @@ async fn open_thread(
     options: &ThreadOptions<'_>,
 ) -> Result<(ThreadOpened, bool), AttachError> {
     if let Some(thread) = &plan.thread {
-        let resumed = call(rpc, method::THREAD_RESUME, |id| {
-            requests::thread_resume(id, thread, options)
-        })
-        .await;
+        let resumed =
+            call(rpc, method::THREAD_RESUME, |id| requests::thread_resume(id, thread, options)).await;
         match resumed {
             Ok(answer) => return Ok((ThreadOpened::parse(method::THREAD_RESUME, &answer)?, false)),
-            Err(AttachError::Call {
-                problem: CallError::Refused(refused),
-                ..
-            }) if plan.may_begin_anew && refused.is_no_rollout() => {
+            Err(AttachError::Call { problem: CallError::Refused(refused), .. })
+                if plan.may_begin_anew && refused.is_no_rollout() =>
+            {
                 warn!(thread, "thread has no rollout, a new one is begun");
             }
             Err(problem) => return Err(problem),
         }
     }
-    let answer = call(rpc, method::THREAD_START, |id| {
-        requests::thread_start(id, options)
-    })
-    .await?;
-    Ok((
-        ThreadOpened::parse(method::THREAD_START, &answer)?,
-        plan.thread.is_some(),
-    ))
+    let answer = call(rpc, method::THREAD_START, |id| requests::thread_start(id, options)).await?;
+    Ok((ThreadOpened::parse(method::THREAD_START, &answer)?, plan.thread.is_some()))
 }
 
 async fn call(
@@ -204,9 +186,7 @@ async fn call(
     method: &'static str,
     encode: impl Fn(u64) -> String,
 ) -> Result<Bytes, AttachError> {
-    rpc.call(encode)
-        .await
-        .map_err(|problem| AttachError::Call { method, problem })
+    rpc.call(encode).await.map_err(|problem| AttachError::Call { method, problem })
 }
 
 /// Reads the model list, every page of it; an agent that has none to give still talks.
@@ -214,11 +194,7 @@ async fn read_models(rpc: &RpcClient) -> ModelList {
     let mut pages = Vec::new();
     let mut cursor = None;
     while pages.len() < models::MAX_PAGES {
-        match call(rpc, method::MODEL_LIST, |id| {
-            requests::model_list(id, cursor.as_deref())
-        })
-        .await
-        {
+        match call(rpc, method::MODEL_LIST, |id| requests::model_list(id, cursor.as_deref())).await {
             Ok(page) => {
                 cursor = models::next_cursor(&page);
                 pages.push(page);
@@ -237,20 +213,12 @@ async fn read_models(rpc: &RpcClient) -> ModelList {
 
 impl ConversationReader {
     fn attached(&mut self, shaken: Shaken, ctx: &mut Context<Self>) -> Attached {
-        let Shaken {
-            opened,
-            version,
-            models,
-            began_anew,
-        } = shaken;
+        let Shaken { opened, version, models, began_anew } = shaken;
         info!(thread = opened.id, status = ?opened.status, "conversation attached");
         self.attached = true;
         self.pulse.touch();
-        self.run.events.tell("codex.models", &json!({ "models": models }));
-        let known = self
-            .run
-            .ledger
-            .read(|record| record.run.as_ref().and_then(|run| run.turn.clone()));
+        self.run.events.tell("codex.model/list", &json!({ "models": models }));
+        let known = self.run.ledger.read(|record| record.run.as_ref().and_then(|run| run.turn.clone()));
         let running = opened.running_turn.clone().or_else(|| match opened.status {
             ThreadStatus::Active { .. } => known.clone(),
             ThreadStatus::Idle | ThreadStatus::Other(_) => None,
@@ -267,13 +235,7 @@ impl ConversationReader {
             }
             self.session.do_send(super::ConversationFact::TurnEnded { turn });
         }
-        Attached {
-            thread_id: opened.id,
-            model: opened.model,
-            version,
-            began_anew,
-            running_turn: running,
-        }
+        Attached { thread_id: opened.id, model: opened.model, version, began_anew, running_turn: running }
     }
 }
 

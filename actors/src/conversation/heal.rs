@@ -41,20 +41,13 @@ impl ConversationReader {
                 approval_policy: &plan.approval_policy,
                 model: None,
             };
-            let answer = rpc
-                .call(|id| requests::thread_resume(id, &thread, &options))
-                .await
-                .ok()?;
+            let answer = rpc.call(|id| requests::thread_resume(id, &thread, &options)).await.ok()?;
             ThreadOpened::parse(method::THREAD_RESUME, &answer).ok()?.turns
         };
-        ctx.spawn(
-            asking
-                .into_actor(self)
-                .map(move |turns, reader, ctx| match turns {
-                    Some(turns) => reader.heal(&turn, &turns, false, ctx),
-                    None => warn!(turn, "turn could not be read again"),
-                }),
-        );
+        ctx.spawn(asking.into_actor(self).map(move |turns, reader, ctx| match turns {
+            Some(turns) => reader.heal(&turn, &turns, false, ctx),
+            None => warn!(turn, "turn could not be read again"),
+        }));
     }
 
     /// Tells what the journal lacks of `turn`, from the server's list of turns; its end too, when nobody saw it.
@@ -79,20 +72,13 @@ impl ConversationReader {
             .into_iter()
             .filter(|item| item["type"] == "agentMessage" && item["text"] != "")
             .collect();
-        let thread = self
-            .turns
-            .as_ref()
-            .map(|turns| turns.thread().to_owned())
-            .unwrap_or_default();
+        let thread = self.turns.as_ref().map(|turns| turns.thread().to_owned()).unwrap_or_default();
         let stream = self.run.events.stream().clone();
         let of_turn = turn.to_owned();
         let looking = async move {
             stream.flush().await?;
             let records = stream.read_back(u64::MAX, LOOK_BACK).await?.records;
-            let lines = records
-                .iter()
-                .filter(|r| r.name.starts_with("item."))
-                .map(|r| &r.data[..]);
+            let lines = records.iter().filter(|r| r.name.starts_with("item.")).map(|r| &r.data[..]);
             Ok::<_, optio_store::StoreError>(journalled(lines, &of_turn))
         };
         let turn = turn.to_owned();
@@ -102,10 +88,7 @@ impl ConversationReader {
                 Vec::new()
             });
             for (at, item) in lacking(&known, said) {
-                info!(
-                    turn,
-                    at, "answer is told again, nobody listened when it was finished"
-                );
+                info!(turn, at, "answer is told again, nobody listened when it was finished");
                 let params = json!({ "threadId": thread, "turnId": turn, "item": item });
                 reader.tell_again("item.completed", "item/completed", &params, ctx);
             }
@@ -117,10 +100,7 @@ impl ConversationReader {
     }
 
     fn tell_again(&mut self, name: &'static str, method: &str, params: &Value, ctx: &mut Context<Self>) {
-        let draft = self
-            .run
-            .events
-            .codex_draft(Cow::Borrowed(name), method, params.to_string().as_bytes());
+        let draft = self.run.events.codex_draft(Cow::Borrowed(name), method, params.to_string().as_bytes());
         self.append(draft, ctx);
     }
 }
@@ -211,16 +191,8 @@ mod tests {
                 "item/completed",
                 r#"{"turnId":"t","item":{"id":"a","type":"agentMessage","text":"one"}}"#,
             ),
-            line(
-                "item.delta",
-                "item/agentMessage/delta",
-                r#"{"turnId":"t","itemId":"b","delta":"tw"}"#,
-            ),
-            line(
-                "item.delta",
-                "item/agentMessage/delta",
-                r#"{"turnId":"other","itemId":"x","delta":"no"}"#,
-            ),
+            line("item.delta", "item/agentMessage/delta", r#"{"turnId":"t","itemId":"b","delta":"tw"}"#),
+            line("item.delta", "item/agentMessage/delta", r#"{"turnId":"other","itemId":"x","delta":"no"}"#),
         ];
         let known = journalled(lines.iter().map(|l| &l[..]), "t");
         let said = vec![
@@ -229,10 +201,7 @@ mod tests {
             json!({"id":"item-3","type":"agentMessage","text":"three"}),
         ];
         let lacking = lacking(&known, said);
-        let ids: Vec<_> = lacking
-            .iter()
-            .map(|(_, item)| item["id"].as_str().unwrap())
-            .collect();
+        let ids: Vec<_> = lacking.iter().map(|(_, item)| item["id"].as_str().unwrap()).collect();
         assert_eq!(ids, ["b", "item-3"]);
     }
 }

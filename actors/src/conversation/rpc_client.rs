@@ -46,10 +46,7 @@ pub(super) struct RpcClient(Rc<RefCell<State>>);
 impl RpcClient {
     /// Begins on a fresh connection: numbering starts anew, what was asked on the old one has no answer any more.
     pub(super) fn connect(&self, out: Outgoing) {
-        *self.0.borrow_mut() = State {
-            out: Some(out),
-            ..State::default()
-        };
+        *self.0.borrow_mut() = State { out: Some(out), ..State::default() };
     }
 
     /// Closes our side.

@@ -71,24 +71,16 @@ pub(super) async fn dial(
         }
     };
     let nobody = || WireError::Broken(format!("nothing listened within {limit:?}"));
-    let stream = tokio::time::timeout(limit, dialling)
-        .await
-        .map_err(|_| nobody())??;
-    let upgraded = tokio::time::timeout(limit, upgrade(stream))
-        .await
-        .map_err(|_| nobody())?;
+    let stream = tokio::time::timeout(limit, dialling).await.map_err(|_| nobody())??;
+    let upgraded = tokio::time::timeout(limit, upgrade(stream)).await.map_err(|_| nobody())?;
     Ok(over_websocket(upgraded?))
 }
 
 /// The upgrade carries neither extensions nor an origin: the app-server closes on both (LAB §9).
 async fn upgrade(stream: Box<dyn Duplex>) -> Result<WebSocketStream<Box<dyn Duplex>>, WireError> {
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(MAX_LINE))
-        .max_frame_size(Some(MAX_LINE));
+    let config = WebSocketConfig::default().max_message_size(Some(MAX_LINE)).max_frame_size(Some(MAX_LINE));
     let connected = client_async_with_config("ws://localhost/", stream, Some(config)).await;
-    connected
-        .map(|(socket, _)| socket)
-        .map_err(|problem| WireError::Broken(problem.to_string()))
+    connected.map(|(socket, _)| socket).map_err(|problem| WireError::Broken(problem.to_string()))
 }
 
 fn over_websocket(socket: WebSocketStream<Box<dyn Duplex>>) -> (Incoming, Outgoing) {
@@ -164,10 +156,7 @@ impl Decoder for Lines {
     type Error = WireError;
 
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, WireError> {
-        let found = buffer[self.scanned..]
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .map(|at| self.scanned + at);
+        let found = buffer[self.scanned..].iter().position(|byte| *byte == b'\n').map(|at| self.scanned + at);
         match found {
             Some(end) if end <= MAX_LINE => {
                 self.scanned = 0;
@@ -207,9 +196,6 @@ mod tests {
     #[test]
     fn a_line_beyond_the_limit_is_a_named_error() {
         let mut buffer = BytesMut::zeroed(MAX_LINE + 1);
-        assert!(matches!(
-            Lines::default().decode(&mut buffer),
-            Err(WireError::TooLong)
-        ));
+        assert!(matches!(Lines::default().decode(&mut buffer), Err(WireError::TooLong)));
     }
 }

@@ -70,10 +70,7 @@ pub(super) enum Trouble {
 
 impl Trouble {
     fn failed(why: impl std::fmt::Display) -> Self {
-        Self::Failed {
-            why: why.to_string(),
-            spooled: None,
-        }
+        Self::Failed { why: why.to_string(), spooled: None }
     }
 }
 
@@ -83,13 +80,12 @@ pub(super) fn as_step(ended: &Result<Saved, Trouble>) -> StepResult {
         Ok(Saved::Unchanged) => Ok(Finish::Done("the store has the newest login".to_owned())),
         Ok(Saved::Stored { .. }) => Ok(Finish::Done("the rotated login is in the store".to_owned())),
         Ok(Saved::NotALogin { why }) => Ok(Finish::Done(format!("nothing to save: {why}"))),
-        Err(Trouble::NotHolder) => Ok(Finish::Withheld(
-            "the lease is lost, nothing may be written".to_owned(),
-        )),
-        Err(Trouble::Failed { why, spooled }) => Err(StepError {
-            why: why.clone(),
-            spooled: spooled.clone(),
-        }),
+        Err(Trouble::NotHolder) => {
+            Ok(Finish::Withheld("the lease is lost, nothing may be written".to_owned()))
+        }
+        Err(Trouble::Failed { why, spooled }) => {
+            Err(StepError { why: why.clone(), spooled: spooled.clone() })
+        }
     }
 }
 
@@ -180,9 +176,7 @@ impl Saving {
             Found::Changed(changed) => changed,
         };
         info!(seed = %self.watched.seed, save = self.what, fingerprint = &changed.fingerprint[..12], "login was rotated");
-        self.run
-            .events
-            .tell("seed.rotated", &json!({ "seed": self.watched.seed }));
+        self.run.events.tell("seed.rotated", &json!({ "seed": self.watched.seed }));
         let entry = self.spool(&changed).await?;
         let version = self.write(&changed, &entry).await?;
         self.run.did(Deed::SavedBack);
@@ -190,17 +184,9 @@ impl Saving {
         if let Err(problem) = self.run.store.spool.confirm(&entry).await {
             warn!(%problem, "spool entry was not removed");
         }
-        self.run
-            .events
-            .tell("seed.saved", &json!({ "seed": self.watched.seed }));
-        let account_id = changed
-            .account_id
-            .or_else(|| self.watched.baseline.account_id.clone());
-        let baseline = Baseline {
-            version,
-            fingerprint: Some(changed.fingerprint),
-            account_id,
-        };
+        self.run.events.tell("seed.saved", &json!({ "seed": self.watched.seed }));
+        let account_id = changed.account_id.or_else(|| self.watched.baseline.account_id.clone());
+        let baseline = Baseline { version, fingerprint: Some(changed.fingerprint), account_id };
         Ok(Saved::Stored { baseline })
     }
 
@@ -217,9 +203,7 @@ impl Saving {
                 return Ok(self.judge(now.unwrap_or_default()));
             }
             if now.is_none() && before.is_none() {
-                return Ok(Found::NotALogin(
-                    "auth.json is not there (logged out?)".to_owned(),
-                ));
+                return Ok(Found::NotALogin("auth.json is not there (logged out?)".to_owned()));
             }
             before = now;
         }
@@ -257,11 +241,7 @@ impl Saving {
             (Some(planted), Some(found)) if planted != found => Found::NotALogin(
                 "auth.json holds the login of another account; it is not saved over this seed".to_owned(),
             ),
-            _ => Found::Changed(Changed {
-                bytes,
-                fingerprint,
-                account_id,
-            }),
+            _ => Found::Changed(Changed { bytes, fingerprint, account_id }),
         }
     }
 
@@ -286,34 +266,22 @@ impl Saving {
 
     async fn write(&self, changed: &Changed, entry: &SpoolId) -> Result<SeedVersion, Trouble> {
         let spooled = || Some(self.run.store.spool.describe(entry));
-        let failed = |why: String| Trouble::Failed {
-            why,
-            spooled: spooled(),
-        };
+        let failed = |why: String| Trouble::Failed { why, spooled: spooled() };
         let step = self.run.step(ChildKind::CredWatcher, "store").await;
         step.map_err(|injected| failed(injected.to_string()))?;
         let mut base = self.watched.baseline.version.clone();
         // A second round when the version moved: under our lease only an earlier save of ours can have moved it.
         for _ in 0..2 {
             let (seed, holder) = (&self.watched.seed, &self.watched.holder);
-            let saved = self
-                .run
-                .store
-                .seeds
-                .save_credential(seed, holder, &base, changed.bytes.clone())
-                .await;
+            let saved =
+                self.run.store.seeds.save_credential(seed, holder, &base, changed.bytes.clone()).await;
             match saved.map_err(|problem| failed(problem.to_string()))? {
                 SaveOutcome::Saved(version) => return Ok(version),
                 SaveOutcome::NotHolder => return Err(Trouble::NotHolder),
                 SaveOutcome::Gone => return Err(failed(format!("seed {seed} was deleted"))),
                 SaveOutcome::Superseded { current } => {
-                    let (files, version) = self
-                        .run
-                        .store
-                        .seeds
-                        .load(seed)
-                        .await
-                        .map_err(|p| failed(p.to_string()))?;
+                    let (files, version) =
+                        self.run.store.seeds.load(seed).await.map_err(|p| failed(p.to_string()))?;
                     if files.0.get(SeedFiles::AUTH) == Some(&changed.bytes) {
                         return Ok(version);
                     }

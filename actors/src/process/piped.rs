@@ -66,16 +66,8 @@ impl Piped {
         let (tell, exited) = watch::channel(None);
         let (ended, exit) = oneshot::channel();
         actix_rt::spawn(hold(child.process, orders, tell, ended));
-        let pipes = Pipes {
-            stdin: child.stdin,
-            stdout: child.stdout,
-        };
-        let piped = Self {
-            identity,
-            signals,
-            exited,
-            stderr,
-        };
+        let pipes = Pipes { stdin: child.stdin, stdout: child.stdout };
+        let piped = Self { identity, signals, exited, stderr };
         Ok((piped, pipes, async { exit.await.unwrap_or(ExitStatus::Unknown) }))
     }
 
@@ -113,9 +105,7 @@ impl Piped {
 
     async fn gone(&self, limit: Duration) -> bool {
         let mut exited = self.exited.clone();
-        tokio::time::timeout(limit, exited.wait_for(Option::is_some))
-            .await
-            .is_ok()
+        tokio::time::timeout(limit, exited.wait_for(Option::is_some)).await.is_ok()
     }
 }
 

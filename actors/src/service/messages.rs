@@ -85,9 +85,7 @@ impl Service {
             // A record is whole only if its turn is: the fold begins where one does.
             let from = match begins {
                 true => Some(0),
-                false => records
-                    .iter()
-                    .position(|record: &Record| record.name == "turn.started"),
+                false => records.iter().position(|record: &Record| record.name == "turn.started"),
             };
             let full = records.len() >= LOOK_BACK;
             let Some(from) = from.or(full.then_some(0)) else {
@@ -100,15 +98,9 @@ impl Service {
             let older = !begins || views.len() > limit;
             let skip = views.len().saturating_sub(limit);
             views.drain(..skip);
-            let next_cursor = views
-                .first()
-                .filter(|_| older)
-                .and_then(|oldest| first_of(&places, oldest));
+            let next_cursor = views.first().filter(|_| older).and_then(|oldest| first_of(&places, oldest));
             views.reverse();
-            return Ok(Page {
-                data: views,
-                next_cursor: next_cursor.map(|seq| seq.to_string()),
-            });
+            return Ok(Page { data: views, next_cursor: next_cursor.map(|seq| seq.to_string()) });
         }
     }
 }
@@ -137,10 +129,7 @@ fn fold<'a>(records: impl Iterator<Item = &'a Record>) -> (Vec<MessageView>, Pla
         });
         place.last = record.seq;
     }
-    let views = conversation
-        .messages()
-        .map(|message| view(message, &places))
-        .collect();
+    let views = conversation.messages().map(|message| view(message, &places)).collect();
     (views, places)
 }
 
@@ -151,9 +140,8 @@ fn key_of(name: &str, payload: &[u8]) -> (String, String) {
         id: String,
     }
     if name.starts_with("approval.") {
-        let approval = serde_json::from_slice::<Approval>(payload)
-            .map(|approval| approval.id)
-            .unwrap_or_default();
+        let approval =
+            serde_json::from_slice::<Approval>(payload).map(|approval| approval.id).unwrap_or_default();
         return (String::new(), approval);
     }
     let about = events::peek(payload);

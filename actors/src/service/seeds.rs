@@ -111,20 +111,14 @@ impl Service {
             check_pool(pool)?;
         }
         let mut files = SeedFiles::default();
-        files
-            .0
-            .insert(SeedFiles::AUTH.to_owned(), Bytes::from(import.auth_json));
+        files.0.insert(SeedFiles::AUTH.to_owned(), Bytes::from(import.auth_json));
         if let Some(config) = import.config_toml {
             config_toml::validate(config.as_bytes())
                 .map_err(|problem| invalid("config_toml", problem.to_string()))?;
             files.0.insert(SeedFiles::CONFIG.to_owned(), Bytes::from(config));
         }
-        let seed = NewSeed {
-            files,
-            account: account_of(&credential),
-            pool: import.pool,
-            metadata: import.metadata,
-        };
+        let seed =
+            NewSeed { files, account: account_of(&credential), pool: import.pool, metadata: import.metadata };
         Ok(self.settings.store.seeds.import(seed).await?.into())
     }
 
@@ -135,10 +129,7 @@ impl Service {
         page: &PageRequest,
     ) -> Result<Page<SeedView>, SessionError> {
         let rows = self.settings.store.seeds.list(pool, page).await?;
-        Ok(Page {
-            data: rows.data.into_iter().map(SeedView::from).collect(),
-            next_cursor: rows.next_cursor,
-        })
+        Ok(Page { data: rows.data.into_iter().map(SeedView::from).collect(), next_cursor: rows.next_cursor })
     }
 
     /// One seed.
@@ -157,10 +148,7 @@ impl Service {
         if let Some(pool) = &pool {
             check_pool(pool)?;
         }
-        let patch = SeedPatch {
-            pool: Some(pool),
-            ..SeedPatch::default()
-        };
+        let patch = SeedPatch { pool: Some(pool), ..SeedPatch::default() };
         Ok(self.settings.store.seeds.patch(id, None, patch).await?.into())
     }
 
@@ -175,17 +163,9 @@ impl Service {
         let row = row.ok_or_else(|| SessionError::not_found("seed", id))?;
         if row.lease.is_some_and(|lease| lease.live) {
             let why = "it is in use; stop its session first".to_owned();
-            return Err(StoreError::Conflict {
-                what: "seed",
-                id: id.to_string(),
-                why,
-            }
-            .into());
+            return Err(StoreError::Conflict { what: "seed", id: id.to_string(), why }.into());
         }
-        let patch = SeedPatch {
-            status: Some((status, reason)),
-            ..SeedPatch::default()
-        };
+        let patch = SeedPatch { status: Some((status, reason)), ..SeedPatch::default() };
         Ok(self.settings.store.seeds.patch(id, None, patch).await?.into())
     }
 }

@@ -133,11 +133,7 @@ impl Children {
 
     /// Takes note of a child's end.
     pub fn exited(&mut self, exit: &ChildExit) -> AfterExit {
-        let is_current = |id: ChildId| {
-            self.slots
-                .get(&exit.kind)
-                .is_some_and(|slot| slot.handle.id == id)
-        };
+        let is_current = |id: ChildId| self.slots.get(&exit.kind).is_some_and(|slot| slot.handle.id == id);
         if !is_current(exit.id) {
             return AfterExit::Nothing;
         }
@@ -146,9 +142,7 @@ impl Children {
         history.last_exit = Some(exit.reason.to_string());
         history.restarts += 1;
         let now = Instant::now();
-        history
-            .recent
-            .retain(|at| now.duration_since(*at) < BUDGET_WINDOW);
+        history.recent.retain(|at| now.duration_since(*at) < BUDGET_WINDOW);
         history.recent.push_back(now);
         if history.recent.len() > BUDGET {
             return AfterExit::BudgetSpent;
@@ -172,10 +166,7 @@ impl Children {
 
     /// Whom to ask for an observation.
     pub fn observed(&self) -> Vec<(ChildKind, Recipient<Observe>)> {
-        self.slots
-            .iter()
-            .map(|(kind, slot)| (*kind, slot.addr.observe()))
-            .collect()
+        self.slots.iter().map(|(kind, slot)| (*kind, slot.addr.observe())).collect()
     }
 
     /// Keeps what a child said of itself, for when it is dead.
@@ -230,9 +221,5 @@ pub async fn observe_all(whom: Vec<(ChildKind, Recipient<Observe>)>) -> Vec<(Chi
         let answer = tokio::time::timeout(OBSERVE_LIMIT, child.send(Observe)).await;
         answer.ok()?.ok().map(|observation| (kind, observation))
     });
-    futures_util::future::join_all(asking)
-        .await
-        .into_iter()
-        .flatten()
-        .collect()
+    futures_util::future::join_all(asking).await.into_iter().flatten().collect()
 }

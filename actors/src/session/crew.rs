@@ -1,6 +1,7 @@
 //! Starting children from what is on record, so that a fresh one goes on where the dead one stopped.
 
 use actix::prelude::*;
+use tracing::info_span;
 
 use super::Session;
 use super::children::{AnyChild, Crew};
@@ -25,10 +26,7 @@ pub(super) fn complete(session: &mut Session, ctx: &mut Context<Session>) -> Cre
         ($kind:ident) => {
             match session.children.get(ChildKind::$kind) {
                 Some(AnyChild::$kind(addr)) => addr.clone(),
-                _ => unreachable!(
-                    "the loop above has put a {} under its own kind",
-                    ChildKind::$kind
-                ),
+                _ => unreachable!("the loop above has put a {} under its own kind", ChildKind::$kind),
             }
         };
     }
@@ -45,10 +43,7 @@ pub(super) fn complete(session: &mut Session, ctx: &mut Context<Session>) -> Cre
 /// A child whose death ends the run: what it owned died with it. An agent on our own pipes is such a thing.
 pub(super) fn is_irreplaceable(session: &Session, kind: ChildKind) -> bool {
     let piped = session.ledger.read(|record| {
-        record
-            .run
-            .as_ref()
-            .is_some_and(|run| run.transport == Some(Transport::Stdio) && run.agent.is_some())
+        record.run.as_ref().is_some_and(|run| run.transport == Some(Transport::Stdio) && run.agent.is_some())
     });
     piped && matches!(kind, ChildKind::Process | ChildKind::ConversationReader)
 }
@@ -57,36 +52,37 @@ pub(super) fn is_irreplaceable(session: &Session, kind: ChildKind) -> bool {
 pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Session>) {
     let parent = ctx.address().recipient();
     let run = session.run.clone();
+    let span = info_span!(parent: &session.span, "child", %kind);
     let (child, handle, pulse) = match kind {
         ChildKind::Session => unreachable!("a session is no child of itself"),
         ChildKind::HostLink => {
             let pulse = Pulse::new(host_link::PULSE_LIMIT);
             let beat = pulse.clone();
-            let (addr, handle) = spawn_child(parent, kind, move |_| HostLink::new(run, beat));
+            let (addr, handle) = spawn_child(parent, kind, span, move |_| HostLink::new(run, beat));
             (AnyChild::HostLink(addr), handle, pulse)
         }
         ChildKind::Process => {
             let pulse = Pulse::new(process::PULSE_LIMIT);
             let (beat, facts) = (pulse.clone(), ctx.address().recipient());
             let known = session.ledger.read(guarded_agent);
-            let (addr, handle) = spawn_child(parent, kind, move |_| Process::new(run, beat, facts, known));
+            let (addr, handle) =
+                spawn_child(parent, kind, span, move |_| Process::new(run, beat, facts, known));
             (AnyChild::Process(addr), handle, pulse)
         }
         ChildKind::ConversationReader => {
             let pulse = Pulse::new(conversation::PULSE_LIMIT);
             let (beat, facts) = (pulse.clone(), ctx.address().recipient());
             let make = move |exit| ConversationReader::new(run, beat, exit, facts);
-            let (addr, handle) = spawn_child(parent, kind, make);
+            let (addr, handle) = spawn_child(parent, kind, span, make);
             (AnyChild::ConversationReader(addr), handle, pulse)
         }
         ChildKind::CredWatcher => {
             let pulse = Pulse::new(cred_watcher::PULSE_LIMIT);
             let (beat, facts) = (pulse.clone(), ctx.address().recipient());
-            let (watched, quiet) = session
-                .ledger
-                .read(|record| (watched(record), record.phase == Phase::Stopping));
+            let (watched, quiet) =
+                session.ledger.read(|record| (watched(record), record.phase == Phase::Stopping));
             let make = move |_| CredWatcher::new(run, beat, facts, watched, quiet);
-            let (addr, handle) = spawn_child(parent, kind, make);
+            let (addr, handle) = spawn_child(parent, kind, span, make);
             (AnyChild::CredWatcher(addr), handle, pulse)
         }
         ChildKind::LeaseRenewer => {
@@ -94,25 +90,19 @@ pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Se
             let (beat, facts) = (pulse.clone(), ctx.address().recipient());
             let confirmed = session.lease_confirmed;
             let (holder, earlier) = session.ledger.read(|record| {
-                let of_run = record
-                    .run
-                    .as_ref()
-                    .expect("a session actor exists only for a run on record");
-                let earlier = of_run.seed.clone().map(|seed| EarlierLease {
-                    seed,
-                    lost: of_run.lease_lost,
-                    confirmed,
-                });
+                let of_run = record.run.as_ref().expect("a session actor exists only for a run on record");
+                let earlier =
+                    of_run.seed.clone().map(|seed| EarlierLease { seed, lost: of_run.lease_lost, confirmed });
                 (of_run.holder.clone(), earlier)
             });
             let make = move |_| LeaseRenewer::new(run, beat, facts, holder, earlier);
-            let (addr, handle) = spawn_child(parent, kind, make);
+            let (addr, handle) = spawn_child(parent, kind, span, make);
             (AnyChild::LeaseRenewer(addr), handle, pulse)
         }
         ChildKind::Snapshotter => {
             let pulse = Pulse::new(snapshotter::PULSE_LIMIT);
             let beat = pulse.clone();
-            let (addr, handle) = spawn_child(parent, kind, move |_| Snapshotter::new(run, beat));
+            let (addr, handle) = spawn_child(parent, kind, span, move |_| Snapshotter::new(run, beat));
             (AnyChild::Snapshotter(addr), handle, pulse)
         }
     };

@@ -27,21 +27,13 @@ pub(super) struct Cause {
 impl Cause {
     /// The run could not go on.
     pub(super) fn failed(reason: impl Into<String>) -> Self {
-        Self {
-            outcome: EndState::Failed,
-            reason: reason.into(),
-            style: StopStyle::Graceful,
-        }
+        Self { outcome: EndState::Failed, reason: reason.into(), style: StopStyle::Graceful }
     }
 
     /// The lease is lost: somebody else may use the login any moment.
     pub(super) fn lease_lost(why: &str) -> Self {
         let reason = format!("the lease of its seed is lost: {why}");
-        Self {
-            outcome: EndState::Failed,
-            reason,
-            style: StopStyle::Fence,
-        }
+        Self { outcome: EndState::Failed, reason, style: StopStyle::Fence }
     }
 }
 
@@ -58,10 +50,7 @@ impl Session {
             record.begin_teardown(cause.style);
         });
         self.withdraw_approvals(ApprovalState::Cancelled, "the session is stopping");
-        self.events.tell(
-            "session.stopping",
-            &json!({ "outcome": cause.outcome, "reason": cause.reason }),
-        );
+        self.events.tell("session.stopping", &json!({ "outcome": cause.outcome, "reason": cause.reason }));
         self.publish();
         self.save(ctx);
         self.stop.cancel();
@@ -76,32 +65,18 @@ impl Session {
         if std::mem::replace(&mut self.walking, true) {
             return;
         }
-        let (style, progress) = self
-            .ledger
-            .read(|r| (r.style.unwrap_or(StopStyle::Graceful), r.progress()));
+        let (style, progress) = self.ledger.read(|r| (r.style.unwrap_or(StopStyle::Graceful), r.progress()));
         let (hands, notes) = (ctx.address().recipient(), ctx.address().recipient());
         let walking = teardown::run(hands, notes, style, progress).instrument(self.span.clone());
-        ctx.spawn(
-            walking
-                .into_actor(self)
-                .map(|report, session, ctx| session.over(report, ctx)),
-        );
+        ctx.spawn(walking.into_actor(self).map(|report, session, ctx| session.over(report, ctx)));
     }
 
     fn over(&mut self, report: Report, ctx: &mut Context<Self>) {
         self.withdraw_approvals(ApprovalState::Expired, "the agent is gone");
-        let phase = if report.agent_is_gone {
-            Phase::Ended
-        } else {
-            Phase::Lost
-        };
-        let kept = report
-            .workdir_kept
-            .then(|| self.run.dir.workdir().display().to_string());
-        let stored = matches!(
-            report.outcomes.get(&Step::CaptureSnapshot),
-            Some(teardown::Outcome::Done { .. })
-        );
+        let phase = if report.agent_is_gone { Phase::Ended } else { Phase::Lost };
+        let kept = report.workdir_kept.then(|| self.run.dir.workdir().display().to_string());
+        let stored =
+            matches!(report.outcomes.get(&Step::CaptureSnapshot), Some(teardown::Outcome::Done { .. }));
         let outcome = self.ledger.edit(|record| {
             record.phase = phase;
             record.workdir_kept = kept;
@@ -116,18 +91,14 @@ impl Session {
             record.outcome.unwrap_or(EndState::Failed)
         });
         self.publish();
-        let view = self
-            .ledger
-            .read(|record| (record.state(), record.reason.clone(), record.workdir_kept.clone()));
+        let view =
+            self.ledger.read(|record| (record.state(), record.reason.clone(), record.workdir_kept.clone()));
         self.events.tell(
             "session.ended",
             &json!({ "outcome": outcome, "state": view.0, "reason": view.1, "workdir_kept": view.2 }),
         );
-        let (ledger, events, root) = (
-            self.ledger.clone(),
-            self.events.clone(),
-            self.settings.root.get().cloned(),
-        );
+        let (ledger, events, root) =
+            (self.ledger.clone(), self.events.clone(), self.settings.root.get().cloned());
         let session = self.id().clone();
         let closing = async move {
             if let Err(problem) = ledger.save().await {
@@ -141,21 +112,13 @@ impl Session {
                 root.do_send(SessionEnded { session, outcome });
             }
         };
-        ctx.spawn(
-            closing
-                .instrument(self.span.clone())
-                .into_actor(self)
-                .map(|(), _, ctx| ctx.stop()),
-        );
+        ctx.spawn(closing.instrument(self.span.clone()).into_actor(self).map(|(), _, ctx| ctx.stop()));
     }
 
     /// Resolves what still waits; nobody is asked for what cannot matter any more.
     pub(super) fn withdraw_approvals(&self, state: ApprovalState, why: &str) {
         let withdrawn = self.ledger.edit(|record| {
-            let pending = record
-                .approvals
-                .iter_mut()
-                .filter(|approval| approval.is_pending());
+            let pending = record.approvals.iter_mut().filter(|approval| approval.is_pending());
             pending
                 .map(|approval| {
                     approval.state = state;
@@ -167,21 +130,15 @@ impl Session {
                 .collect::<Vec<_>>()
         });
         for approval in withdrawn {
-            self.events
-                .tell("approval.resolved", &json!({ "approval": approval }));
+            self.events.tell("approval.resolved", &json!({ "approval": approval }));
         }
     }
 }
 
 /// What a person must know of a teardown that did not go well.
 fn trouble(report: &Report) -> Option<String> {
-    let unwell = report
-        .outcomes
-        .iter()
-        .filter(|(_, outcome)| !outcome.is_settled_well());
-    let told: Vec<_> = unwell
-        .map(|(step, outcome)| format!("{step}: {}", outcome.detail()))
-        .collect();
+    let unwell = report.outcomes.iter().filter(|(_, outcome)| !outcome.is_settled_well());
+    let told: Vec<_> = unwell.map(|(step, outcome)| format!("{step}: {}", outcome.detail())).collect();
     (!told.is_empty()).then(|| told.join("; "))
 }
 

@@ -46,8 +46,7 @@ impl Session {
             run.seed.clone()
         });
         self.crew(ctx).watcher.do_send(StopSaving);
-        self.events
-            .tell("seed.lost", &json!({ "seed": seed, "reason": why }));
+        self.events.tell("seed.lost", &json!({ "seed": seed, "reason": why }));
         self.save(ctx);
         self.end(Cause::lease_lost(why), ctx);
     }
@@ -84,16 +83,8 @@ impl Handler<AgentEnded> for Session {
         let stderr = String::from_utf8_lossy(&ended.stderr);
         let lines: Vec<_> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
         let tail = lines[lines.len().saturating_sub(STDERR_LINES)..].join("\n");
-        let by = if ended.by_guard {
-            ", ended by its guard because the service was gone"
-        } else {
-            ""
-        };
-        let said = if tail.is_empty() {
-            String::new()
-        } else {
-            format!("; it last said: {tail}")
-        };
+        let by = if ended.by_guard { ", ended by its guard because the service was gone" } else { "" };
+        let said = if tail.is_empty() { String::new() } else { format!("; it last said: {tail}") };
         let reason = format!("the agent exited unexpectedly with {}{by}{said}", ended.status);
         self.end(Cause::failed(reason), ctx);
     }
@@ -130,8 +121,7 @@ impl Handler<ConversationFact> for Session {
                     Some(approval.clone())
                 });
                 let Some(approval) = withdrawn else { return };
-                self.events
-                    .tell("approval.resolved", &json!({ "approval": approval }));
+                self.events.tell("approval.resolved", &json!({ "approval": approval }));
             }
         }
         self.save(ctx);
@@ -143,9 +133,7 @@ impl Session {
     fn asked(&mut self, asked: Asked, ctx: &mut Context<Self>) {
         let known = self.ledger.read(|record| {
             let mut known = record.approvals.iter().rev();
-            known
-                .find(|a| a.is_same_question(&asked.request, &asked.method, &asked.raw))
-                .cloned()
+            known.find(|a| a.is_same_question(&asked.request, &asked.method, &asked.raw)).cloned()
         });
         match known {
             // Asked again after a reconnect, it still waits.
@@ -154,18 +142,14 @@ impl Session {
                 return;
             }
             // The answer was decided, and did not arrive.
-            Some(Approval {
-                decision: Some(decision),
-                ..
-            }) => {
+            Some(Approval { decision: Some(decision), .. }) => {
                 self.reply(&asked, decision, ctx);
                 return;
             }
             Some(_) | None => {}
         }
-        let gate = self
-            .ledger
-            .read(|record| record.config.permission_gate() && record.phase != Phase::Stopping);
+        let gate =
+            self.ledger.read(|record| record.config.permission_gate() && record.phase != Phase::Stopping);
         let mut approval = Approval {
             id: ApprovalId::mint(),
             session: self.id().clone(),
@@ -192,21 +176,13 @@ impl Session {
             approval.answered_by = Some("service".to_owned());
             self.reply(&asked, Decision::Decline, ctx);
         }
-        self.ledger
-            .edit(|record| approvals::remember(&mut record.approvals, approval.clone()));
-        let name = if gate {
-            "approval.requested"
-        } else {
-            "approval.resolved"
-        };
+        self.ledger.edit(|record| approvals::remember(&mut record.approvals, approval.clone()));
+        let name = if gate { "approval.requested" } else { "approval.resolved" };
         self.events.tell(name, &json!({ "approval": approval }));
     }
 
     fn reply(&mut self, asked: &Asked, decision: Decision, ctx: &mut Context<Self>) {
-        let reply = ReplyToAgent {
-            request: asked.request.clone(),
-            decision,
-        };
+        let reply = ReplyToAgent { request: asked.request.clone(), decision };
         self.crew(ctx).reader.do_send(reply);
     }
 }

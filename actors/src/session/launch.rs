@@ -40,13 +40,8 @@ use crate::snapshotter::{Restore, RestoreError};
 use crate::trace::Deed;
 
 /// Directories without which codex does not work (S-236).
-const HOME_DIRS: [&str; 5] = [
-    "home/.codex",
-    "home/.local/bin",
-    "home/.local/share",
-    "home/.config",
-    "home/.cache",
-];
+const HOME_DIRS: [&str; 5] =
+    ["home/.codex", "home/.local/bin", "home/.local/share", "home/.config", "home/.cache"];
 
 /// Largest config file that is edited.
 const CONFIG_LIMIT: u64 = 1 << 20;
@@ -80,12 +75,7 @@ pub(super) async fn launch(
     crew: Crew,
     stop: CancellationToken,
 ) -> Result<(), Cause> {
-    let launch = Launching {
-        settings,
-        run,
-        crew,
-        stop,
-    };
+    let launch = Launching { settings, run, crew, stop };
     launch.all().await.map_err(|problem| {
         warn!(%problem, "run did not start");
         Cause::failed(problem.to_string())
@@ -122,11 +112,7 @@ impl Launching {
 
     /// Goes no further once somebody has stopped the run (S-190).
     fn go_on(&self) -> Result<(), LaunchError> {
-        if self.stop.is_cancelled() {
-            Err(LaunchError::Stopped)
-        } else {
-            Ok(())
-        }
+        if self.stop.is_cancelled() { Err(LaunchError::Stopped) } else { Ok(()) }
     }
 
     async fn save(&self) -> Result<(), LaunchError> {
@@ -180,19 +166,13 @@ impl Launching {
             }
         });
         self.save().await?;
-        self.run.events.tell(
-            "seed.leased",
-            &json!({ "seed": lease.seed, "expires_at": lease.expires_at }),
-        );
+        self.run.events.tell("seed.leased", &json!({ "seed": lease.seed, "expires_at": lease.expires_at }));
         self.plant(lease.seed).await
     }
 
     fn wanted_seed(&self) -> Result<Option<Want>, LaunchError> {
         let (choice, of_run) = self.run.ledger.read(|record| {
-            (
-                record.config.seed().cloned(),
-                record.run.as_ref().and_then(|run| run.seed.clone()),
-            )
+            (record.config.seed().cloned(), record.run.as_ref().and_then(|run| run.seed.clone()))
         });
         // A resumed run leases the seed it had (T-207).
         match (of_run, choice) {
@@ -209,46 +189,25 @@ impl Launching {
     async fn plant(&self, seed: SeedId) -> Result<(), LaunchError> {
         let (host, dir) = (&self.run.host, &self.run.dir);
         let (files, version) = self.run.store.seeds.load(&seed).await?;
-        let resumed = self
-            .run
-            .ledger
-            .read(|r| r.run.as_ref().is_some_and(|run| run.resumed_from.is_some()));
+        let resumed = self.run.ledger.read(|r| r.run.as_ref().is_some_and(|run| run.resumed_from.is_some()));
         for (name, bytes) in &files.0 {
             // Over a restored tree only the login is planted: the rest of it is the session's own by now (T-207).
             if resumed && name != SeedFiles::AUTH {
                 continue;
             }
-            host.write(
-                dir,
-                &in_workdir(&format!("{}/{name}", workdir::HOME))?,
-                bytes.clone(),
-                0o600,
-            )
-            .await?;
+            host.write(dir, &in_workdir(&format!("{}/{name}", workdir::HOME))?, bytes.clone(), 0o600).await?;
         }
         self.edit_config().await?;
         let login = files.0.get(SeedFiles::AUTH).cloned().unwrap_or_default();
         let account_id = account_of(&auth::read(&login)).id;
-        let baseline = Baseline {
-            version,
-            fingerprint: auth::fingerprint(&login),
-            account_id,
-        };
+        let baseline = Baseline { version, fingerprint: auth::fingerprint(&login), account_id };
         let holder = self.run.ledger.edit(|record| {
-            let run = record
-                .run
-                .as_mut()
-                .expect("a session actor exists only for a run on record");
+            let run = record.run.as_mut().expect("a session actor exists only for a run on record");
             run.baseline = Some(baseline.clone());
             run.holder.clone()
         });
         self.save().await?;
-        let watched = Watched {
-            seed,
-            holder,
-            baseline,
-            may_save: true,
-        };
+        let watched = Watched { seed, holder, baseline, may_save: true };
         ask("the watcher", self.crew.watcher.send(WatchLogin(watched))).await
     }
 
@@ -276,17 +235,10 @@ impl Launching {
             let text = agents_md::compose(&record.config, KeywordFeatures::default(), &excludes);
             (text, record.config.supports_resume())
         });
-        host.write(
-            dir,
-            &in_workdir(workdir::AGENTS_MD)?,
-            Bytes::from(agents_md),
-            0o600,
-        )
-        .await?;
+        host.write(dir, &in_workdir(workdir::AGENTS_MD)?, Bytes::from(agents_md), 0o600).await?;
         if resumable {
             let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ\n").to_string();
-            host.append(dir, &in_workdir(workdir::RESUME_LOG)?, Bytes::from(now))
-                .await?;
+            host.append(dir, &in_workdir(workdir::RESUME_LOG)?, Bytes::from(now)).await?;
         }
         Ok(())
     }
@@ -320,11 +272,7 @@ impl Launching {
             };
             let launch = AgentLaunch {
                 argv: argv::app_server(&program, listen, &record.config, &sandbox),
-                env: EnvPlan {
-                    remove: env.remove,
-                    add: env.add,
-                    path_prefix,
-                },
+                env: EnvPlan { remove: env.remove, add: env.add, path_prefix },
                 transport,
                 term_after,
                 kill_after,
@@ -347,10 +295,7 @@ impl Launching {
         let started = ask("the process actor", self.crew.process.send(StartAgent(launch))).await??;
         self.run.ledger.edit(|record| {
             if let Some(run) = &mut record.run {
-                run.agent = Some(AgentRecord {
-                    identity: started.identity,
-                    version: codex.version.clone(),
-                });
+                run.agent = Some(AgentRecord { identity: started.identity, version: codex.version.clone() });
             }
         });
         self.save().await?;
@@ -362,10 +307,7 @@ impl Launching {
             Some(pipes) => Over::Pipes(pipes),
             None => Over::Socket(self.run.host.socket_path(&self.run.dir)),
         };
-        let attach = Attach {
-            over,
-            plan: ThreadPlan::of(&self.run),
-        };
+        let attach = Attach { over, plan: ThreadPlan::of(&self.run) };
         let attaching = ask("the conversation reader", self.crew.reader.send(attach));
         // A handshake may take its whole limit; a stop need not wait for it.
         let attached = tokio::select! {
@@ -375,10 +317,7 @@ impl Launching {
         let attached = match attached {
             Ok(attached) => attached,
             Err(problem) => {
-                return Err(LaunchError::Attach {
-                    problem,
-                    said: self.last_words().await,
-                });
+                return Err(LaunchError::Attach { problem, said: self.last_words().await });
             }
         };
         went_live(&self.run, &attached).await?;
@@ -391,10 +330,7 @@ impl Launching {
             Ok(stderr) if !stderr.is_empty() => {
                 let text = String::from_utf8_lossy(&stderr);
                 let lines: Vec<_> = text.lines().rev().take(5).collect();
-                format!(
-                    "; the agent last said: {}",
-                    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
-                )
+                format!("; the agent last said: {}", lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
             }
             Ok(_) | Err(_) => String::new(),
         }
@@ -415,10 +351,7 @@ impl Launching {
             (false, false) => return,
         };
         info!(thread = attached.thread_id, "first message is sent");
-        let message = SendMessage {
-            input: vec![Input::Text(text.to_owned())],
-            mode: TurnMode::Auto,
-        };
+        let message = SendMessage { input: vec![Input::Text(text.to_owned())], mode: TurnMode::Auto };
         // The run is live whether or not this arrives; a person can say it again.
         match self.crew.reader.send(message).await {
             Ok(Ok(_)) => {}
@@ -454,19 +387,10 @@ pub(super) async fn went_live(run: &RunContext, attached: &Attached) -> Result<(
 /// Attaches a fresh reader to an agent that listens.
 pub(super) async fn attach_again(run: RunContext, crew: Crew) -> Result<(), String> {
     let over = Over::Socket(run.host.socket_path(&run.dir));
-    let attach = Attach {
-        over,
-        plan: ThreadPlan::of(&run),
-    };
-    let attached = crew
-        .reader
-        .send(attach)
-        .await
-        .map_err(|_| "the reader died".to_owned())?;
+    let attach = Attach { over, plan: ThreadPlan::of(&run) };
+    let attached = crew.reader.send(attach).await.map_err(|_| "the reader died".to_owned())?;
     let attached = attached.map_err(|problem| problem.to_string())?;
-    went_live(&run, &attached)
-        .await
-        .map_err(|problem| problem.to_string())
+    went_live(&run, &attached).await.map_err(|problem| problem.to_string())
 }
 
 async fn ask<T>(

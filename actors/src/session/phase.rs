@@ -164,11 +164,7 @@ mod tests {
     #[test]
     fn nothing_but_a_stop_is_accepted_once_the_end_has_begun() {
         for request in REQUESTS {
-            assert_eq!(
-                Phase::Stopping.accepts(request).is_ok(),
-                request == Request::Stop,
-                "{request:?}"
-            );
+            assert_eq!(Phase::Stopping.accepts(request).is_ok(), request == Request::Stop, "{request:?}");
         }
     }
 

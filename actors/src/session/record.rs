@@ -121,20 +121,12 @@ pub struct StepRecord {
 impl SessionRecord {
     /// The steps that are over.
     pub fn progress(&self) -> Progress {
-        self.teardown
-            .iter()
-            .filter_map(|s| Some((s.step, s.outcome.clone()?)))
-            .collect()
+        self.teardown.iter().filter_map(|s| Some((s.step, s.outcome.clone()?))).collect()
     }
 
     /// Lays out the steps of a teardown that begins now.
     pub fn begin_teardown(&mut self, style: StopStyle) {
-        let pending = |step| StepRecord {
-            step,
-            started_at: None,
-            ended_at: None,
-            outcome: None,
-        };
+        let pending = |step| StepRecord { step, started_at: None, ended_at: None, outcome: None };
         self.teardown = Step::ALL.into_iter().map(pending).collect();
         self.style = Some(style);
         self.phase = Phase::Stopping;
@@ -143,11 +135,7 @@ impl SessionRecord {
     /// The state the outside sees.
     pub fn state(&self) -> State {
         let turn_runs = self.run.as_ref().is_some_and(|run| run.turn.is_some());
-        State::derive(
-            self.phase,
-            turn_runs,
-            self.approvals.iter().any(Approval::is_pending),
-        )
+        State::derive(self.phase, turn_runs, self.approvals.iter().any(Approval::is_pending))
     }
 
     /// Nothing is left to do for it.
@@ -229,11 +217,7 @@ impl Ledger {
     /// A ledger of a record that is stored with this `rev`.
     pub fn new(record: SessionRecord, rev: u64, store: Store) -> Self {
         let edited = Edited { record, edits: 0 };
-        Self {
-            record: Mutex::new(edited),
-            rev: tokio::sync::Mutex::new(Stored { rev, edits: 0 }),
-            store,
-        }
+        Self { record: Mutex::new(edited), rev: tokio::sync::Mutex::new(Stored { rev, edits: 0 }), store }
     }
 
     /// Looks something up.
@@ -272,10 +256,7 @@ impl Ledger {
         };
         let rev = tokio::time::timeout(SAVE_LIMIT, trying)
             .await
-            .map_err(|_| StoreError::TimedOut {
-                what: "session record",
-                limit: SAVE_LIMIT,
-            })??;
+            .map_err(|_| StoreError::TimedOut { what: "session record", limit: SAVE_LIMIT })??;
         *stored = Stored { rev, edits };
         Ok(())
     }

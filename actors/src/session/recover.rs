@@ -41,12 +41,8 @@ pub(super) async fn recover(run: RunContext, crew: Crew) -> Found {
         Ok(Err(problem)) => return Found::Over(Cause::failed(problem.to_string())),
         Err(_) => return Found::Over(Cause::failed("the host link died")),
     }
-    let (phase, transport) = run.ledger.read(|record| {
-        (
-            record.phase,
-            record.run.as_ref().and_then(|of_run| of_run.transport),
-        )
-    });
+    let (phase, transport) =
+        run.ledger.read(|record| (record.phase, record.run.as_ref().and_then(|of_run| of_run.transport)));
     if phase == Phase::Stopping {
         return Found::Ending;
     }
@@ -66,9 +62,7 @@ pub(super) async fn recover(run: RunContext, crew: Crew) -> Found {
             Found::Over(ended_meanwhile(phase, Some(status), by_guard))
         }
         Ok(AgentState::Absent) => Found::Over(ended_meanwhile(phase, None, false)),
-        Err(problem) => Found::Over(Cause::failed(format!(
-            "the agent's state cannot be read: {problem}"
-        ))),
+        Err(problem) => Found::Over(Cause::failed(format!("the agent's state cannot be read: {problem}"))),
     }
 }
 
@@ -113,16 +107,11 @@ async fn find_lost_lease(run: &RunContext) -> Result<(), StoreError> {
     let Some(holder) = holder.filter(|_| wanted) else {
         return Ok(());
     };
-    let mut page = PageRequest {
-        cursor: None,
-        limit: PageRequest::MAX,
-    };
+    let mut page = PageRequest { cursor: None, limit: PageRequest::MAX };
     loop {
         let seeds = run.store.seeds.list(None, &page).await?;
-        let held = seeds
-            .data
-            .iter()
-            .find(|row| row.lease.as_ref().is_some_and(|lease| lease.holder == holder));
+        let held =
+            seeds.data.iter().find(|row| row.lease.as_ref().is_some_and(|lease| lease.holder == holder));
         if let Some(row) = held {
             let seed: SeedId = row.id.clone();
             info!(%seed, "lease of this run is found by its holder");
@@ -144,10 +133,7 @@ async fn adopt(run: &RunContext, crew: &Crew, identity: optio_host::AgentIdentit
     run.ledger.edit(|record| {
         if let Some(of_run) = &mut record.run {
             of_run.transport = Some(Transport::Unix);
-            of_run.agent.get_or_insert(AgentRecord {
-                identity,
-                version: String::new(),
-            });
+            of_run.agent.get_or_insert(AgentRecord { identity, version: String::new() });
         }
     });
     let known = crew.process.send(AdoptAgent(identity)).await;
@@ -160,9 +146,9 @@ async fn adopt(run: &RunContext, crew: &Crew, identity: optio_host::AgentIdentit
     }
     match attach_again(run.clone(), crew.clone()).await {
         Ok(()) => Found::Adopted,
-        Err(problem) => Found::Over(Cause::failed(format!(
-            "the agent lives, but cannot be attached: {problem}"
-        ))),
+        Err(problem) => {
+            Found::Over(Cause::failed(format!("the agent lives, but cannot be attached: {problem}")))
+        }
     }
 }
 
@@ -180,11 +166,9 @@ impl Session {
                     return;
                 }
                 self.ledger.edit(|record| record.phase = Phase::Live);
-                let pid = self.ledger.read(|r| {
-                    r.run
-                        .as_ref()
-                        .and_then(|run| run.agent.as_ref().map(|a| a.identity.pid))
-                });
+                let pid = self
+                    .ledger
+                    .read(|r| r.run.as_ref().and_then(|run| run.agent.as_ref().map(|a| a.identity.pid)));
                 self.events.tell("session.adopted", &json!({ "pid": pid }));
                 self.run.did(crate::trace::Deed::AgentStarted);
                 self.save(ctx);

@@ -53,19 +53,15 @@ impl Handler<SendTurn> for Session {
             return Box::pin(async { Err(refused) });
         }
         let reader = self.crew(ctx).reader;
-        let message = SendMessage {
-            input: turn.input,
-            mode: turn.mode,
-        };
+        let message = SendMessage { input: turn.input, mode: turn.mode };
         let session = self.id().clone();
         // Nothing of ours depends on this future: the reader does the work, and its death answers `Closed`.
         Box::pin(async move {
             match reader.send(message).await {
                 Ok(sent) => sent.map_err(|problem| SessionError::from_conversation(&session, problem)),
-                Err(_) => Err(SessionError::agent_unreachable(
-                    &session,
-                    "the conversation is being attached again",
-                )),
+                Err(_) => {
+                    Err(SessionError::agent_unreachable(&session, "the conversation is being attached again"))
+                }
             }
         })
     }
@@ -89,10 +85,9 @@ impl Handler<InterruptTurn> for Session {
         Box::pin(async move {
             match reader.send(conversation::Interrupt).await {
                 Ok(sent) => sent.map_err(|problem| SessionError::from_conversation(&session, problem)),
-                Err(_) => Err(SessionError::agent_unreachable(
-                    &session,
-                    "the conversation is being attached again",
-                )),
+                Err(_) => {
+                    Err(SessionError::agent_unreachable(&session, "the conversation is being attached again"))
+                }
             }
         })
     }
@@ -107,10 +102,7 @@ impl Handler<ListApprovals> for Session {
     type Result = MessageResult<ListApprovals>;
 
     fn handle(&mut self, _: ListApprovals, _: &mut Self::Context) -> Self::Result {
-        MessageResult(
-            self.ledger
-                .read(|record| record.approvals.iter().rev().cloned().collect()),
-        )
+        MessageResult(self.ledger.read(|record| record.approvals.iter().rev().cloned().collect()))
     }
 }
 
@@ -138,26 +130,16 @@ impl Handler<AnswerApproval> for Session {
             let approval = decided?;
             // On record first: a service that dies now must not ask a second time and take another answer.
             ledger.save().await?;
-            reader.do_send(ReplyToAgent {
-                request: approval.request.clone(),
-                decision: answer.decision,
-            });
+            reader.do_send(ReplyToAgent { request: approval.request.clone(), decision: answer.decision });
             Ok(approval)
         };
-        Box::pin(
-            answering
-                .instrument(self.span.clone())
-                .into_actor(self)
-                .map(|answered, session, _| {
-                    if let Ok(approval) = &answered {
-                        session
-                            .events
-                            .tell("approval.resolved", &json!({ "approval": approval }));
-                        session.publish();
-                    }
-                    answered
-                }),
-        )
+        Box::pin(answering.instrument(self.span.clone()).into_actor(self).map(|answered, session, _| {
+            if let Ok(approval) = &answered {
+                session.events.tell("approval.resolved", &json!({ "approval": approval }));
+                session.publish();
+            }
+            answered
+        }))
     }
 }
 
@@ -167,10 +149,7 @@ impl Session {
             let found = record.approvals.iter_mut().find(|a| a.id == answer.approval);
             let approval = found.ok_or_else(|| SessionError::not_found("approval", &answer.approval))?;
             if !approval.is_pending() {
-                return Err(SessionError::AlreadyAnswered {
-                    id: approval.id.clone(),
-                    state: approval.state,
-                });
+                return Err(SessionError::AlreadyAnswered { id: approval.id.clone(), state: approval.state });
             }
             if let Err(refusal) = record.phase.accepts(Request::Answer) {
                 return Err(SessionError::refused(&record.id, refusal));
@@ -212,15 +191,10 @@ impl Handler<ChangeSession> for Session {
         self.publish();
         let ledger = self.ledger.clone();
         let saving = async move { ledger.save().await };
-        Box::pin(
-            saving
-                .instrument(self.span.clone())
-                .into_actor(self)
-                .map(|saved, session, _| {
-                    saved?;
-                    Ok(session.status.borrow().clone())
-                }),
-        )
+        Box::pin(saving.instrument(self.span.clone()).into_actor(self).map(|saved, session, _| {
+            saved?;
+            Ok(session.status.borrow().clone())
+        }))
     }
 }
 
@@ -263,21 +237,12 @@ impl Handler<StopSession> for Session {
             return MessageResult(Err(SessionError::refused(self.id(), refusal)));
         }
         if self.phase() != Phase::Stopping {
-            let seeded = self
-                .ledger
-                .read(|r| r.run.as_ref().is_some_and(|run| run.seed.is_some()));
+            let seeded = self.ledger.read(|r| r.run.as_ref().is_some_and(|run| run.seed.is_some()));
             let style = match stop.mode {
                 StopMode::Cancel if !seeded => StopStyle::Aggressive,
                 StopMode::Cancel | StopMode::Graceful => StopStyle::Graceful,
             };
-            self.end(
-                Cause {
-                    outcome: EndState::Stopped,
-                    reason: stop.reason,
-                    style,
-                },
-                ctx,
-            );
+            self.end(Cause { outcome: EndState::Stopped, reason: stop.reason, style }, ctx);
         }
         MessageResult(Ok(self.status.borrow().clone()))
     }

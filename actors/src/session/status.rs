@@ -126,11 +126,7 @@ impl From<&StepRecord> for StepView {
             state,
             started_at: record.started_at,
             ended_at: record.ended_at,
-            detail: record
-                .outcome
-                .as_ref()
-                .map(|o| o.detail().to_owned())
-                .filter(|d| !d.is_empty()),
+            detail: record.outcome.as_ref().map(|o| o.detail().to_owned()).filter(|d| !d.is_empty()),
         }
     }
 }
@@ -155,11 +151,7 @@ impl SessionView {
             updated_at: record.updated_at,
             run: RunView::of(record),
             waiting: waiting
-                .map(|a| WaitingFor {
-                    kind: "approval",
-                    id: a.id.clone(),
-                    since: a.asked_at,
-                })
+                .map(|a| WaitingFor { kind: "approval", id: a.id.clone(), since: a.asked_at })
                 .collect(),
             teardown: record.teardown.iter().map(StepView::from).collect(),
             has_snapshot: record.has_snapshot,
@@ -177,15 +169,12 @@ impl RunView {
         Some(Self {
             id: run.id.clone(),
             started_at: run.started_at,
-            agent: run.agent.as_ref().map(|agent| AgentView {
-                pid: agent.identity.pid,
-                version: agent.version.clone(),
-            }),
+            agent: run
+                .agent
+                .as_ref()
+                .map(|agent| AgentView { pid: agent.identity.pid, version: agent.version.clone() }),
             seed: run.seed.clone(),
-            lease: expires_at.map(|expires_at| LeaseView {
-                holder: run.holder.clone(),
-                expires_at,
-            }),
+            lease: expires_at.map(|expires_at| LeaseView { holder: run.holder.clone(), expires_at }),
             thread_id: run.thread_id.clone(),
             model: record.model.clone().or_else(|| run.model.clone()),
             effort: record.effort.clone(),

@@ -33,10 +33,7 @@ impl Handler<Find> for Sessions {
 
     fn handle(&mut self, Find(id): Find, _: &mut Self::Context) -> Self::Result {
         let live = self.live.get(&id).filter(|live| live.addr.connected());
-        MessageResult(live.map(|live| Found {
-            addr: live.addr.clone(),
-            status: live.status.clone(),
-        }))
+        MessageResult(live.map(|live| Found { addr: live.addr.clone(), status: live.status.clone() }))
     }
 }
 
@@ -50,10 +47,7 @@ impl Handler<ShowLive> for Sessions {
 
     fn handle(&mut self, _: ShowLive, _: &mut Self::Context) -> Self::Result {
         let live = self.live.iter().filter(|(_, live)| live.addr.connected());
-        MessageResult(
-            live.map(|(id, live)| (id.clone(), live.status.borrow().clone()))
-                .collect(),
-        )
+        MessageResult(live.map(|(id, live)| (id.clone(), live.status.borrow().clone())).collect())
     }
 }
 
@@ -84,22 +78,12 @@ impl Handler<StopAgain> for Sessions {
             let row = settings.store.records.get(&id).await?;
             let row = row.ok_or_else(|| SessionError::not_found("session", &id))?;
             let mut record = SessionRecord::read(&row)?;
-            record
-                .phase
-                .accepts(Request::Stop)
-                .map_err(|refusal| SessionError::refused(&id, refusal))?;
+            record.phase.accepts(Request::Stop).map_err(|refusal| SessionError::refused(&id, refusal))?;
             if record.phase == Phase::Lost {
                 let unwell = |step: &crate::session::record::StepRecord| {
-                    !step
-                        .outcome
-                        .as_ref()
-                        .is_some_and(crate::teardown::Outcome::is_settled_well)
+                    !step.outcome.as_ref().is_some_and(crate::teardown::Outcome::is_settled_well)
                 };
-                let from = record
-                    .teardown
-                    .iter()
-                    .position(unwell)
-                    .unwrap_or(record.teardown.len());
+                let from = record.teardown.iter().position(unwell).unwrap_or(record.teardown.len());
                 for step in &mut record.teardown[from..] {
                     (step.started_at, step.ended_at, step.outcome) = (None, None, None);
                 }
@@ -108,15 +92,11 @@ impl Handler<StopAgain> for Sessions {
             let view = SessionView::of(&record, 0);
             Ok((record, row.rev, view))
         };
-        Box::pin(
-            preparing
-                .into_actor(self)
-                .map(|prepared: Result<_, SessionError>, root, ctx| {
-                    let (record, rev, view) = prepared?;
-                    root.take_up(record, rev, Beginning::Recover, ctx);
-                    Ok(view)
-                }),
-        )
+        Box::pin(preparing.into_actor(self).map(|prepared: Result<_, SessionError>, root, ctx| {
+            let (record, rev, view) = prepared?;
+            root.take_up(record, rev, Beginning::Recover, ctx);
+            Ok(view)
+        }))
     }
 }
 

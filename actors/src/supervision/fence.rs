@@ -14,6 +14,7 @@ use actix::dev::channel;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use super::ChildKind;
 
@@ -96,13 +97,14 @@ impl ChildHandle {
     }
 }
 
-/// Starts `make(slot)` on this arbiter as a child of `parent`.
+/// Starts `make(slot)` on this arbiter as a child of `parent`. Whatever it logs stands in `span`.
 ///
 /// The child's future is polled under `catch_unwind`, and dropped after unwinding has ended: actix runs `stopped()`
 /// from a drop, and a second panic there would end the whole process (measured, `reference/stack.md` §3).
 pub fn spawn_child<A>(
     parent: Recipient<ChildExit>,
     kind: ChildKind,
+    span: Span,
     make: impl FnOnce(ExitSlot) -> A + 'static,
 ) -> (Addr<A>, ChildHandle)
 where
@@ -113,23 +115,12 @@ where
     let id = ChildId(NEXT_CHILD.fetch_add(1, Ordering::Relaxed));
     let (kill, killed) = oneshot::channel();
     let born = Instant::now();
-    actix_rt::spawn(async move {
+    let living = async move {
         let reason = live(receiver, make, killed).await;
-        parent.do_send(ChildExit {
-            id,
-            kind,
-            reason,
-            lived: born.elapsed(),
-        });
-    });
-    (
-        addr,
-        ChildHandle {
-            id,
-            kind,
-            kill: Some(kill),
-        },
-    )
+        parent.do_send(ChildExit { id, kind, reason, lived: born.elapsed() });
+    };
+    actix_rt::spawn(living.instrument(span));
+    (addr, ChildHandle { id, kind, kill: Some(kill) })
 }
 
 async fn live<A>(
@@ -178,8 +169,5 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     if let Some(text) = panic.downcast_ref::<&str>() {
         return (*text).to_owned();
     }
-    panic
-        .downcast_ref::<String>()
-        .cloned()
-        .unwrap_or_else(|| "a panic without text".to_owned())
+    panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without text".to_owned())
 }

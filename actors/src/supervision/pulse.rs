@@ -19,11 +19,7 @@ pub struct Pulse {
 impl Pulse {
     /// A pulse that may be silent for `limit` between two touches.
     pub fn new(limit: Duration) -> Self {
-        let pulse = Self {
-            born: Instant::now(),
-            quiet_until: Arc::default(),
-            limit,
-        };
+        let pulse = Self { born: Instant::now(), quiet_until: Arc::default(), limit };
         pulse.touch();
         pulse
     }
@@ -36,8 +32,7 @@ impl Pulse {
     /// Says "I am doing something known to take at most this long".
     pub fn quiet_for(&self, limit: Duration) {
         let until = self.born.elapsed() + limit;
-        self.quiet_until
-            .store(until.as_millis() as u64, Ordering::Relaxed);
+        self.quiet_until.store(until.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// True when the child has been silent for longer than it may.

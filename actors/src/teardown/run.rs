@@ -94,62 +94,24 @@ pub async fn run(
     style: StopStyle,
     progress: Progress,
 ) -> Report {
-    let mut walk = Walk {
-        hands,
-        notes,
-        progress,
-    };
+    let mut walk = Walk { hands, notes, progress };
     let closed = walk.settle(|h| &h.close, CloseDoor).await;
     if style == StopStyle::Graceful && !walk.progress.contains_key(&Step::StopAgent) {
         walk.end_turn(closed.clone()).await;
     }
     let stopped = walk.settle(|h| &h.stop_agent, StopAgent { closed, style }).await;
-    let quiet = walk
-        .settle(
-            |h| &h.quiet,
-            QuietWatcher {
-                stopped: stopped.clone(),
-            },
-        )
-        .await;
+    let quiet = walk.settle(|h| &h.quiet, QuietWatcher { stopped: stopped.clone() }).await;
     let saved = walk.settle(|h| &h.save_back, SaveBack { quiet }).await;
-    let release = ReleaseLease {
-        stopped: stopped.clone(),
-        saved: saved.clone(),
-    };
+    let release = ReleaseLease { stopped: stopped.clone(), saved: saved.clone() };
     let released = walk.settle(|h| &h.release, release).await;
-    let seed = walk
-        .settle(
-            |h| &h.capture_seed,
-            CaptureSeed {
-                stopped: stopped.clone(),
-                released,
-            },
-        )
-        .await;
-    let capture = CaptureSnapshot {
-        stopped: stopped.clone(),
-        seed,
-    };
+    let seed = walk.settle(|h| &h.capture_seed, CaptureSeed { stopped: stopped.clone(), released }).await;
+    let capture = CaptureSnapshot { stopped: stopped.clone(), seed };
     let captured = walk.settle(|h| &h.capture_snapshot, capture).await;
     let agent_is_gone = stopped.agent_is_gone();
-    let wiped = walk
-        .settle(
-            |h| &h.wipe,
-            Wipe {
-                stopped,
-                saved,
-                captured,
-            },
-        )
-        .await;
+    let wiped = walk.settle(|h| &h.wipe, Wipe { stopped, saved, captured }).await;
     let workdir_kept = !wiped.outcome().is_settled_well();
     walk.settle(|h| &h.disconnect, Disconnect { wiped }).await;
-    Report {
-        outcomes: walk.progress,
-        agent_is_gone,
-        workdir_kept,
-    }
+    Report { outcomes: walk.progress, agent_is_gone, workdir_kept }
 }
 
 struct Walk {
@@ -164,20 +126,14 @@ impl Walk {
         M: StepMessage,
     {
         if let Some(outcome) = self.progress.get(&M::STEP) {
-            return Settled {
-                outcome: outcome.clone(),
-                _step: PhantomData,
-            };
+            return Settled { outcome: outcome.clone(), _step: PhantomData };
         }
         self.note(M::STEP, Noted::Began).await;
         let outcome = self.ask_twice(hand, message).await;
         info!(step = %M::STEP, state = outcome.state(), detail = outcome.detail(), "step settled");
         self.note(M::STEP, Noted::Ended(outcome.clone())).await;
         self.progress.insert(M::STEP, outcome.clone());
-        Settled {
-            outcome,
-            _step: PhantomData,
-        }
+        Settled { outcome, _step: PhantomData }
     }
 
     /// A child that is dead or hung is replaced by a fresh one, which is asked once more.
@@ -193,10 +149,9 @@ impl Walk {
         warn!(step = %M::STEP, %child, why = first, "step has no outcome, a fresh child is asked");
         match self.ask(&hand, message, Some(child)).await {
             Ok(outcome) => outcome,
-            Err(second) => Outcome::Failed {
-                detail: format!("{first}; a fresh {child}: {second}"),
-                spooled: None,
-            },
+            Err(second) => {
+                Outcome::Failed { detail: format!("{first}; a fresh {child}: {second}"), spooled: None }
+            }
         }
     }
 
