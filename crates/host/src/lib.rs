@@ -199,7 +199,7 @@ pub trait Host: Send + Sync + 'static {
 
     /// Finds the codex program a session should launch, asks it its version and whether it has `--listen` (S-225:
     /// a launcher script is resolved to the program behind it). `wanted` is an operator's choice; without it the
-    /// host's login `PATH` decides.
+    /// host's login `PATH` decides, then the `PATH` the service itself has.
     async fn find_codex(&self, wanted: Option<&Path>) -> Result<CodexBinary>;
 
     /// Starts a program under the guard (see [`guard`]) in its own session and process group, detached from this

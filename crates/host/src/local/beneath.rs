@@ -14,10 +14,8 @@ use rustix::io::Errno;
 use crate::error::{HostError, Result};
 use crate::{RelPath, TaskDir};
 
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The kernel asks for another try when a rename raced the walk; then the segment walk takes over.
 const AGAIN_TRIES: usize = 4;
@@ -36,12 +34,9 @@ impl Beneath {
         let (Some(above), Some(name)) = (shown.parent(), shown.file_name()) else {
             return Err(failed(Errno::INVAL));
         };
-        let above = rustix::fs::open(
-            above,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(failed)?;
+        let above =
+            rustix::fs::open(above, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(failed)?;
         let root = open_segment(above.as_fd(), name.as_encoded_bytes()).map_err(failed)?;
         Ok(Self { root, shown })
     }
@@ -92,14 +87,10 @@ fn split(path: &str) -> (&str, &str) {
 pub(super) fn sys_error(deed: &str, path: &str, errno: Errno) -> HostError {
     match errno {
         // Something that is no directory lies on the way, so nothing can be behind it.
-        Errno::NOENT | Errno::NOTDIR => HostError::NotFound {
-            path: path.to_owned(),
-        },
-        Errno::LOOP | Errno::XDEV => HostError::Refused {
-            what: "path",
-            value: path.to_owned(),
-            why: "a symbolic link lies on it",
-        },
+        Errno::NOENT | Errno::NOTDIR => HostError::NotFound { path: path.to_owned() },
+        Errno::LOOP | Errno::XDEV => {
+            HostError::Refused { what: "path", value: path.to_owned(), why: "a symbolic link lies on it" }
+        }
         errno => HostError::io(format!("{deed} {path}"), io::Error::from(errno)),
     }
 }
@@ -132,13 +123,7 @@ fn open_dir(root: impl AsFd, rel: &str) -> rustix::io::Result<OwnedFd> {
 fn open_dir_at_once(root: impl AsFd, rel: &str) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
     // NOFOLLOW would make a link at the end "not a directory" before the kernel asks whether links are allowed.
-    rustix::fs::openat2(
-        root,
-        rel,
-        DIRECTORY.difference(OFlags::NOFOLLOW),
-        Mode::empty(),
-        resolve,
-    )
+    rustix::fs::openat2(root, rel, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty(), resolve)
 }
 
 fn open_dir_by_segments(root: impl AsFd, rel: &str) -> rustix::io::Result<OwnedFd> {

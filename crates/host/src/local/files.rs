@@ -18,21 +18,14 @@ use crate::{FileInfo, RelPath};
 const LIST_ENTRIES: u64 = 1_000_000;
 
 /// Without NONBLOCK the opening of a FIFO that the agent made would wait for a writer for ever.
-const FILE: OFlags = OFlags::NOFOLLOW
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::NOCTTY)
-    .union(OFlags::CLOEXEC);
+const FILE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 pub(super) fn read(task: &Beneath, path: &RelPath, limit: u64) -> Result<Bytes> {
     let shown = task.shown(path.as_str());
     let (parent, name) = task.parent_of(path)?;
     let (file, len) = open_regular(&parent, name, OFlags::RDONLY, &shown)?;
     if len > limit {
-        return Err(HostError::TooLarge {
-            path: shown,
-            len,
-            limit,
-        });
+        return Err(HostError::TooLarge { path: shown, len, limit });
     }
     let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
     // It may grow while we read it.
@@ -41,11 +34,7 @@ pub(super) fn read(task: &Beneath, path: &RelPath, limit: u64) -> Result<Bytes> 
         .map_err(|source| HostError::io(format!("read {shown}"), source))?;
     let len = bytes.len() as u64;
     if len > limit {
-        return Err(HostError::TooLarge {
-            path: shown,
-            len,
-            limit,
-        });
+        return Err(HostError::TooLarge { path: shown, len, limit });
     }
     Ok(bytes.into())
 }
@@ -58,13 +47,11 @@ pub(super) fn write(task: &Beneath, path: &RelPath, bytes: &[u8], mode: u32) -> 
     let file = rustix::fs::openat(&parent, &temp.name, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|errno| sys_error("write", &shown, errno))?;
     let mut file = File::from(file);
-    file.write_all(bytes)
-        .map_err(|source| HostError::io(format!("write {shown}"), source))?;
+    file.write_all(bytes).map_err(|source| HostError::io(format!("write {shown}"), source))?;
     // After the bytes: a read-only mode must not be in the way, and the umask must not decide.
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o777))
         .map_err(|errno| sys_error("write", &shown, errno))?;
-    temp.rename_to(name)
-        .map_err(|errno| sys_error("write", &shown, errno))
+    temp.rename_to(name).map_err(|errno| sys_error("write", &shown, errno))
 }
 
 pub(super) fn append(task: &Beneath, path: &RelPath, bytes: &[u8]) -> Result<()> {
@@ -72,8 +59,7 @@ pub(super) fn append(task: &Beneath, path: &RelPath, bytes: &[u8]) -> Result<()>
     let (parent, name) = task.made_parent_of(path)?;
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
     let (mut file, _) = open_regular(&parent, name, flags, &shown)?;
-    file.write_all(bytes)
-        .map_err(|source| HostError::io(format!("append to {shown}"), source))
+    file.write_all(bytes).map_err(|source| HostError::io(format!("append to {shown}"), source))
 }
 
 pub(super) fn rename(task: &Beneath, from: &RelPath, to: &RelPath) -> Result<()> {
@@ -120,10 +106,9 @@ pub(super) fn info(task: &Beneath, path: &RelPath) -> Result<Option<FileInfo>> {
         stat => stat.map_err(|errno| sys_error("look at", &shown, errno))?,
     };
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok(Some(FileInfo {
-            len: u64::try_from(stat.st_size).unwrap_or(0),
-            mode: stat.st_mode & 0o777,
-        })),
+        FileType::RegularFile => {
+            Ok(Some(FileInfo { len: u64::try_from(stat.st_size).unwrap_or(0), mode: stat.st_mode & 0o777 }))
+        }
         _ => Err(not_regular(shown)),
     }
 }
@@ -176,25 +161,15 @@ fn entries(dir: &OwnedFd, rel: &str, seen: &mut u64, task: &Beneath) -> Result<V
         }
         *seen += 1;
         if *seen > LIST_ENTRIES {
-            return Err(HostError::TooLarge {
-                path: shown(),
-                len: *seen,
-                limit: LIST_ENTRIES,
-            });
+            return Err(HostError::TooLarge { path: shown(), len: *seen, limit: LIST_ENTRIES });
         }
         let Ok(name) = std::str::from_utf8(name) else {
             // Such a name has no `RelPath`, so nobody could ask for it either.
             continue;
         };
         match type_of(dir, entry.file_type(), name) {
-            FileType::RegularFile => entries.push(Entry {
-                path: format!("{rel}/{name}"),
-                is_dir: false,
-            }),
-            FileType::Directory => entries.push(Entry {
-                path: format!("{rel}/{name}/"),
-                is_dir: true,
-            }),
+            FileType::RegularFile => entries.push(Entry { path: format!("{rel}/{name}"), is_dir: false }),
+            FileType::Directory => entries.push(Entry { path: format!("{rel}/{name}/"), is_dir: true }),
             _ => {}
         }
     }
@@ -225,11 +200,7 @@ fn open_regular(parent: &OwnedFd, name: &str, flags: OFlags, shown: &str) -> Res
 }
 
 fn not_regular(path: String) -> HostError {
-    HostError::Refused {
-        what: "path",
-        value: path,
-        why: "it is not a regular file",
-    }
+    HostError::Refused { what: "path", value: path, why: "it is not a regular file" }
 }
 
 /// A unique sibling that is renamed into place, or removed.
@@ -241,11 +212,7 @@ struct Temporary<'p> {
 
 impl<'p> Temporary<'p> {
     fn new(parent: &'p OwnedFd) -> Self {
-        Self {
-            parent,
-            name: format!(".optio-{}.tmp", uuid::Uuid::new_v4().simple()),
-            placed: false,
-        }
+        Self { parent, name: format!(".optio-{}.tmp", uuid::Uuid::new_v4().simple()), placed: false }
     }
 
     fn rename_to(mut self, name: &str) -> rustix::io::Result<()> {

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::{HostError, Result};
-use crate::{CodexBinary, Command, Output};
+use crate::{CodexBinary, Command, EnvPlan, Output};
 
 /// Limit of asking a shell or codex itself; the real one answers in 0.1 s (LAB), a cold disk takes a few seconds.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ impl KnownBinaries {
     pub(super) async fn find(&self, wanted: Option<&Path>, home: &Path) -> Result<CodexBinary> {
         let path = match wanted {
             Some(wanted) => expand(wanted, home)?,
-            None => ask_login_shell().await?,
+            None => ask_shell(&EnvPlan::default()).await?,
         };
         let (path, stamp) = super::blocking(move || resolve(&path)).await?;
         if let Some(known) = self.known(&path, stamp) {
@@ -52,21 +52,14 @@ impl KnownBinaries {
         let version = version(&path, &ask(&path, &["--version"]).await?)?;
         let help = ask(&path, &["app-server", "--help"]).await?;
         let can_listen = help.success() && can_listen(&String::from_utf8_lossy(&help.stdout));
-        let binary = CodexBinary {
-            path,
-            version,
-            can_listen,
-        };
+        let binary = CodexBinary { path, version, can_listen };
         self.remember(stamp, binary.clone());
         Ok(binary)
     }
 
     fn known(&self, path: &Path, stamp: Stamp) -> Option<CodexBinary> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .get(path)
-            .filter(|(then, _)| *then == stamp)
-            .map(|(_, binary)| binary.clone())
+        known.get(path).filter(|(then, _)| *then == stamp).map(|(_, binary)| binary.clone())
     }
 
     fn remember(&self, stamp: Stamp, binary: CodexBinary) {
@@ -98,31 +91,29 @@ fn expand(wanted: &Path, home: &Path) -> Result<PathBuf> {
     Err(unusable(wanted, "its path must be absolute, or start with '~/'"))
 }
 
-/// Asks a login shell, so that a `PATH` from the user's profile counts (S-244). The profile may print what it likes:
-/// only the last line is the answer.
-async fn ask_login_shell() -> Result<PathBuf> {
-    let command = Command {
-        limit: ASK_LIMIT,
-        ..Command::new(["sh", "-lc", "command -v codex"])
+/// Asks a login shell, so that a `PATH` from the user's profile counts (S-244), and then a plain one: a profile may
+/// set `PATH` anew (Debian's does) and so lose what the service itself was started with.
+async fn ask_shell(env: &EnvPlan) -> Result<PathBuf> {
+    let mut known_as = None;
+    for flag in ["-lc", "-c"] {
+        let command =
+            Command { limit: ASK_LIMIT, env: env.clone(), ..Command::new(["sh", flag, "command -v codex"]) };
+        let said = super::programs::run(command, Path::new("/")).await?;
+        let text = String::from_utf8_lossy(&said.stdout);
+        // A profile may print what it likes: only the last line is the answer.
+        let last = text.lines().next_back().unwrap_or_default().trim();
+        if said.success() && last.starts_with('/') {
+            return Ok(last.into());
+        }
+        if said.success() {
+            known_as = Some(last.to_owned());
+        }
+    }
+    let why = match known_as {
+        Some(word) => format!("the shell knows it as {word:?}, which is no file; {HOW_TO_GET}"),
+        None => format!("it is on neither the login shell's PATH nor the service's own; {HOW_TO_GET}"),
     };
-    let said = super::programs::run(command, Path::new("/")).await?;
-    let text = String::from_utf8_lossy(&said.stdout);
-    let last = text.lines().next_back().unwrap_or_default().trim();
-    if !said.success() || last.is_empty() {
-        let why = format!("it is not on the login shell's PATH; {HOW_TO_GET}");
-        return Err(HostError::Program {
-            program: "codex".into(),
-            why,
-        });
-    }
-    if !last.starts_with('/') {
-        let why = format!("the login shell knows it as {last:?}, which is no file; {HOW_TO_GET}");
-        return Err(HostError::Program {
-            program: "codex".into(),
-            why,
-        });
-    }
-    Ok(last.into())
+    Err(HostError::Program { program: "codex".into(), why })
 }
 
 /// Follows links, and npm's launcher, to the native program.
@@ -150,10 +141,7 @@ fn resolve(named: &Path) -> Result<(PathBuf, Stamp)> {
             return Ok((native.clone(), stamp));
         }
     }
-    let first = candidates
-        .first()
-        .map(|path| path.display().to_string())
-        .unwrap_or_default();
+    let first = candidates.first().map(|path| path.display().to_string()).unwrap_or_default();
     let why = format!(
         "it is npm's launcher, and the program behind it is missing (looked for {first}); {HOW_TO_GET}"
     );
@@ -168,9 +156,8 @@ fn candidates(launcher: &Path, package: &str, triple: &str) -> Vec<PathBuf> {
     };
     let program = |vendor: PathBuf| vendor.join("vendor").join(triple).join("bin/codex");
     let above = own.ancestors().filter(|dir| !dir.ends_with("node_modules"));
-    let mut candidates: Vec<_> = above
-        .map(|dir| program(dir.join("node_modules/@openai").join(package)))
-        .collect();
+    let mut candidates: Vec<_> =
+        above.map(|dir| program(dir.join("node_modules/@openai").join(package))).collect();
     candidates.push(program(own.to_path_buf()));
     candidates
 }
@@ -186,10 +173,7 @@ fn is_script(path: &Path) -> Result<bool> {
 fn stamp(path: &Path) -> Result<Stamp> {
     let found = std::fs::metadata(path).map_err(|error| unusable(path, &error.to_string()))?;
     if !found.is_file() || found.mode() & 0o111 == 0 {
-        return Err(unusable(
-            path,
-            &format!("it is not an executable file; {HOW_TO_GET}"),
-        ));
+        return Err(unusable(path, &format!("it is not an executable file; {HOW_TO_GET}")));
     }
     Ok(Stamp {
         device: found.dev(),
@@ -204,23 +188,13 @@ async fn ask(path: &Path, words: &[&str]) -> Result<Output> {
         return Err(unusable(path, "its path is not UTF-8"));
     };
     let words = std::iter::once(program).chain(words.iter().copied());
-    super::programs::run(
-        Command {
-            limit: ASK_LIMIT,
-            ..Command::new(words)
-        },
-        Path::new("/"),
-    )
-    .await
+    super::programs::run(Command { limit: ASK_LIMIT, ..Command::new(words) }, Path::new("/")).await
 }
 
 /// Accepts `codex-cli <semver>` and nothing else.
 fn version(path: &Path, said: &Output) -> Result<String> {
     let text = String::from_utf8_lossy(&said.stdout);
-    let version = text
-        .trim()
-        .strip_prefix("codex-cli ")
-        .filter(|version| is_semver(version));
+    let version = text.trim().strip_prefix("codex-cli ").filter(|version| is_semver(version));
     match version {
         Some(version) if said.success() => Ok(version.to_owned()),
         _ => {
@@ -246,10 +220,7 @@ fn can_listen(help: &str) -> bool {
 }
 
 fn unusable(path: &Path, why: &str) -> HostError {
-    HostError::Program {
-        program: path.display().to_string(),
-        why: why.to_owned(),
-    }
+    HostError::Program { program: path.display().to_string(), why: why.to_owned() }
 }
 
 #[cfg(test)]
@@ -258,21 +229,28 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test]
+    async fn the_shell_finds_codex_on_the_path_the_service_was_started_with() {
+        use std::os::unix::fs::PermissionsExt;
+        let temp = tempfile::tempdir().unwrap();
+        let codex = temp.path().join("codex");
+        std::fs::write(&codex, "").unwrap();
+        std::fs::set_permissions(&codex, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Without a home there is no profile of the developer's; the machine's own may still set PATH anew.
+        let add =
+            [("HOME", "/nowhere"), ("PATH", "/usr/bin:/bin")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        let env = EnvPlan { add: add.into(), path_prefix: vec![temp.path().into()], ..EnvPlan::default() };
+        let found = ask_shell(&env).await.unwrap();
+        let installed = ["/usr/local/bin/codex", "/usr/bin/codex", "/bin/codex"].map(PathBuf::from);
+        assert!(found == codex || installed.contains(&found), "{found:?}");
+    }
+
     #[test]
     fn only_three_numbers_are_a_version() {
         for good in ["0.142.5", "1.0.0-alpha.1", "1.2.3+build"] {
             assert!(is_semver(good), "{good}");
         }
-        for bad in [
-            "",
-            "1",
-            "1.2",
-            "1.2.x",
-            "1..3",
-            "1.2.3.4",
-            "1.2.3 and more",
-            "-1.2.3",
-        ] {
+        for bad in ["", "1", "1.2", "1.2.x", "1..3", "1.2.3.4", "1.2.3 and more", "-1.2.3"] {
             assert!(!is_semver(bad), "{bad}");
         }
     }
@@ -295,9 +273,7 @@ mod tests {
 
     #[test]
     fn listening_needs_the_option_and_the_unix_scheme() {
-        assert!(can_listen(
-            "--listen <URL>\n Supported: `stdio://`, `unix://PATH`"
-        ));
+        assert!(can_listen("--listen <URL>\n Supported: `stdio://`, `unix://PATH`"));
         assert!(!can_listen("--listen <URL>\n Supported: `ws://IP:PORT`"));
         assert!(!can_listen("unix://"));
     }

@@ -26,11 +26,7 @@ const PIPE_CHUNK: usize = 64 * 1024;
 /// Runs a program to its end (see [`crate::Host::run`]).
 pub(super) async fn run(command: Command, home: &Path) -> Result<Output> {
     let name = program_name(&command)?.to_owned();
-    let stdin = if command.stdin.is_some() {
-        Stdio::piped()
-    } else {
-        Stdio::null()
-    };
+    let stdin = if command.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
     let mut leader = Leader::start(&command, stdin, home)?;
     let feeding = feed(leader.child.stdin.take(), command.stdin);
     let (out, err) = (leader.child.stdout.take(), leader.child.stderr.take());
@@ -48,18 +44,13 @@ pub(super) async fn run(command: Command, home: &Path) -> Result<Output> {
         Ok(status)
     };
     match tokio::time::timeout(command.limit, whole).await {
-        Ok(status) => Ok(Output {
-            status: status?,
-            stdout: stdout.into_bytes(),
-            stderr: stderr.into_bytes(),
-        }),
+        Ok(status) => {
+            Ok(Output { status: status?, stdout: stdout.into_bytes(), stderr: stderr.into_bytes() })
+        }
         Err(_) => {
             leader.kill_unreaped();
             let _ = tokio::time::timeout(KILL_GRACE, leader.wait()).await;
-            Err(HostError::TimedOut {
-                what: name,
-                limit: command.limit,
-            })
+            Err(HostError::TimedOut { what: name, limit: command.limit })
         }
     }
 }
@@ -69,19 +60,13 @@ pub(super) async fn spawn(command: Command, home: &Path) -> Result<Spawned> {
     let name = program_name(&command)?.to_owned();
     if command.stdin.is_some() {
         let why = "a spawned program reads its pipe; write to that";
-        return Err(HostError::Refused {
-            what: "standard input of",
-            value: name,
-            why,
-        });
+        return Err(HostError::Refused { what: "standard input of", value: name, why });
     }
     let mut leader = Leader::start(&command, Stdio::piped(), home)?;
     let pid = leader.pid;
     let identity = super::blocking(move || identity_of(pid)).await?;
-    let missing = || HostError::Program {
-        program: name.clone(),
-        why: "it was started without its pipes".into(),
-    };
+    let missing =
+        || HostError::Program { program: name.clone(), why: "it was started without its pipes".into() };
     Ok(Spawned {
         stdin: Box::new(leader.child.stdin.take().ok_or_else(missing)?),
         stdout: Box::new(leader.child.stdout.take().ok_or_else(missing)?),
@@ -143,18 +128,10 @@ impl Leader {
             .process_group(0)
             .spawn()
             .map_err(|error| start_error(name, cwd, error))?;
-        let pid = child
-            .id()
-            .and_then(|pid| Pid::from_raw(pid.cast_signed()))
-            .ok_or_else(|| HostError::Program {
-                program: name.to_owned(),
-                why: "it ended before it had a process id".into(),
-            })?;
-        Ok(Self {
-            child,
-            pid,
-            ended: None,
-        })
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).ok_or_else(|| {
+            HostError::Program { program: name.to_owned(), why: "it ended before it had a process id".into() }
+        })?;
+        Ok(Self { child, pid, ended: None })
     }
 
     /// Waits for the leader; cancel safe.
@@ -162,11 +139,7 @@ impl Leader {
         if let Some(ended) = self.ended {
             return Ok(ended);
         }
-        let status = self
-            .child
-            .wait()
-            .await
-            .map_err(|source| HostError::io("wait for a program", source))?;
+        let status = self.child.wait().await.map_err(|source| HostError::io("wait for a program", source))?;
         let ended = match (status.code(), status.signal()) {
             (Some(code), _) => ExitStatus::Code(code),
             (None, Some(signal)) => ExitStatus::Signal(signal),
@@ -213,10 +186,7 @@ fn signal_group(group: Pid, signal: Signal) -> Result<()> {
     };
     match result {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
-        Err(errno) => Err(HostError::io(
-            format!("signal {}", group.as_raw_nonzero()),
-            errno.into(),
-        )),
+        Err(errno) => Err(HostError::io(format!("signal {}", group.as_raw_nonzero()), errno.into())),
     }
 }
 
@@ -226,10 +196,7 @@ fn identity_of(pid: Pid) -> Result<AgentIdentity> {
     let path = format!("/proc/{pid}/stat");
     let stat = std::fs::read(&path).map_err(|source| HostError::io(format!("read {path}"), source))?;
     let start_time = start_time(&stat).ok_or_else(|| {
-        HostError::io(
-            format!("read {path}"),
-            std::io::Error::other("it has no start time as its 22nd field"),
-        )
+        HostError::io(format!("read {path}"), std::io::Error::other("it has no start time as its 22nd field"))
     })?;
     Ok(AgentIdentity { pid, start_time })
 }
@@ -244,11 +211,7 @@ fn start_time(stat: &[u8]) -> Option<u64> {
 fn program_name(command: &Command) -> Result<&str> {
     match command.argv.first() {
         Some(name) if !name.is_empty() => Ok(name),
-        _ => Err(HostError::Refused {
-            what: "command",
-            value: String::new(),
-            why: "it names no program",
-        }),
+        _ => Err(HostError::Refused { what: "command", value: String::new(), why: "it names no program" }),
     }
 }
 
@@ -256,17 +219,12 @@ fn start_error(name: &str, cwd: &Path, error: std::io::Error) -> HostError {
     let why = match error.kind() {
         // The system says the same of a missing program and a missing directory.
         std::io::ErrorKind::NotFound if !cwd.is_dir() => {
-            return HostError::NotFound {
-                path: cwd.display().to_string(),
-            };
+            return HostError::NotFound { path: cwd.display().to_string() };
         }
         std::io::ErrorKind::NotFound => "there is no such program".to_owned(),
         _ => error.to_string(),
     };
-    HostError::Program {
-        program: name.to_owned(),
-        why,
-    }
+    HostError::Program { program: name.to_owned(), why }
 }
 
 async fn feed(pipe: Option<ChildStdin>, bytes: Option<Bytes>) {

@@ -32,10 +32,7 @@ pub(super) fn default_task_root(var: impl Fn(&str) -> Option<OsString>, home: &P
 
 /// The socket root of a service that names none: `$XDG_RUNTIME_DIR/optio-codex`, else `/tmp/optio-codex-<uid>`.
 pub(super) fn default_socket_root(var: impl Fn(&str) -> Option<OsString>, uid: u32) -> PathBuf {
-    match var("XDG_RUNTIME_DIR")
-        .map(PathBuf::from)
-        .filter(|dir| dir.is_absolute())
-    {
+    match var("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute()) {
         Some(runtime) => runtime.join("optio-codex"),
         None => PathBuf::from(format!("/tmp/optio-codex-{uid}")),
     }
@@ -55,11 +52,7 @@ pub(super) fn check_socket_length(root: &Path) -> Result<()> {
     if longest < SOCKET_PATH_LIMIT {
         return Ok(());
     }
-    refuse(
-        "socket root",
-        root,
-        "it is too long: a socket's whole path must stay below 100 bytes",
-    )
+    refuse("socket root", root, "it is too long: a socket's whole path must stay below 100 bytes")
 }
 
 /// Makes the socket root (0700), or checks that what is there is a directory that only `uid` can enter. Whoever owns
@@ -74,25 +67,13 @@ pub(super) fn claim_socket_root(root: &Path, uid: u32) -> Result<()> {
     }
     let found = std::fs::symlink_metadata(root).map_err(failed)?;
     if found.is_symlink() {
-        return refuse(
-            "socket root",
-            root,
-            "it is a symbolic link; set another socket root, or remove it",
-        );
+        return refuse("socket root", root, "it is a symbolic link; set another socket root, or remove it");
     }
     if !found.is_dir() {
-        return refuse(
-            "socket root",
-            root,
-            "it is not a directory; set another socket root, or remove it",
-        );
+        return refuse("socket root", root, "it is not a directory; set another socket root, or remove it");
     }
     if found.uid() != uid {
-        return refuse(
-            "socket root",
-            root,
-            "another user owns it; set a socket root that this user owns",
-        );
+        return refuse("socket root", root, "another user owns it; set a socket root that this user owns");
     }
     if found.mode() & 0o777 != 0o700 {
         std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
@@ -103,18 +84,50 @@ pub(super) fn claim_socket_root(root: &Path, uid: u32) -> Result<()> {
 /// The directory of a task's socket: stable over restarts, because it hangs on nothing but the task's path.
 pub(super) fn socket_dir(root: &Path, dir: &TaskDir) -> PathBuf {
     let hash = Sha256::digest(dir.path().as_os_str().as_encoded_bytes());
-    let digits: String = hash
-        .iter()
-        .take(HASH_DIGITS / 2)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digits: String = hash.iter().take(HASH_DIGITS / 2).map(|byte| format!("{byte:02x}")).collect();
     root.join(digits)
 }
 
 fn refuse(what: &'static str, value: &Path, why: &'static str) -> Result<()> {
-    Err(HostError::Refused {
-        what,
-        value: value.display().to_string(),
-        why,
-    })
+    Err(HostError::Refused { what, value: value.display().to_string(), why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vars(set: &'static [(&str, &str)]) -> impl Fn(&str) -> Option<OsString> {
+        move |name| set.iter().find(|(other, _)| *other == name).map(|(_, value)| value.into())
+    }
+
+    #[test]
+    fn the_task_root_comes_from_the_first_variable_that_says_something() {
+        let root = |set| default_task_root(vars(set), Path::new("/home/u"));
+        let both = &[("OPTIO_CODEX_TASK_ROOT", "/own"), ("XDG_DATA_HOME", "/data")];
+        assert_eq!(root(both), Path::new("/own"));
+        assert_eq!(
+            root(&[("OPTIO_CODEX_TASK_ROOT", ""), ("XDG_DATA_HOME", "/data")]),
+            Path::new("/data/optio-codex")
+        );
+        let default = Path::new("/home/u/.local/share/optio-codex");
+        assert_eq!(root(&[("XDG_DATA_HOME", "")]), default);
+        assert_eq!(root(&[("XDG_DATA_HOME", "relative")]), default);
+        assert_eq!(root(&[]), default);
+    }
+
+    #[test]
+    fn the_socket_root_is_in_the_runtime_directory_or_marked_with_the_user() {
+        let runtime = &[("XDG_RUNTIME_DIR", "/run/user/7")];
+        assert_eq!(default_socket_root(vars(runtime), 7), Path::new("/run/user/7/optio-codex"));
+        assert_eq!(default_socket_root(vars(&[("XDG_RUNTIME_DIR", "")]), 7), Path::new("/tmp/optio-codex-7"));
+        assert_eq!(default_socket_root(vars(&[]), 7), Path::new("/tmp/optio-codex-7"));
+    }
+
+    #[test]
+    fn a_socket_directory_is_the_same_after_a_restart_and_with_every_version() {
+        let id = crate::TaskId::new("a").expect("a letter is a safe name");
+        let dir = socket_dir(Path::new("/s"), &TaskDir::new(Path::new("/tasks"), &id));
+        // SHA-256 of "/tasks/a". An agent that outlives an update must be found again.
+        assert_eq!(dir, Path::new("/s/b3266bd3383fe7eb"));
+    }
 }

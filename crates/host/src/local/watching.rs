@@ -71,10 +71,7 @@ impl Watcher {
         // Registered before armed: an event between the two must find whom to wake.
         let (wake, wakes) = mpsc::channel(1);
         let id = lock(&self.inner.table).register(&target, &chain, wake);
-        let entry = Entry {
-            id,
-            watcher: self.clone(),
-        };
+        let entry = Entry { id, watcher: self.clone() };
         // From the top, so that a directory which is replaced meanwhile is either seen by the watch above it or is
         // already the new one.
         for dir in &chain {
@@ -158,23 +155,10 @@ impl Table {
         self.next_id += 1;
         let id = self.next_id;
         for dir in chain {
-            self.dirs
-                .entry(dir.clone())
-                .or_insert(Dir {
-                    users: 0,
-                    arming: Arming::New,
-                })
-                .users += 1;
+            self.dirs.entry(dir.clone()).or_insert(Dir { users: 0, arming: Arming::New }).users += 1;
         }
         self.by_target.entry(target.to_path_buf()).or_default().push(id);
-        self.watches.insert(
-            id,
-            Watched {
-                target: target.to_path_buf(),
-                chain: chain.to_vec(),
-                wake,
-            },
-        );
+        self.watches.insert(id, Watched { target: target.to_path_buf(), chain: chain.to_vec(), wake });
         id
     }
 
@@ -212,12 +196,8 @@ impl Table {
     }
 
     fn take_idle(&mut self) -> Vec<PathBuf> {
-        let idle: Vec<_> = self
-            .dirs
-            .iter()
-            .filter(|(_, dir)| dir.users == 0)
-            .map(|(path, _)| path.clone())
-            .collect();
+        let idle: Vec<_> =
+            self.dirs.iter().filter(|(_, dir)| dir.users == 0).map(|(path, _)| path.clone()).collect();
         for path in &idle {
             self.dirs.remove(path);
         }
@@ -237,10 +217,7 @@ impl Table {
         if matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write)) {
             return;
         }
-        let moved = matches!(
-            event.kind,
-            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
-        );
+        let moved = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
         for path in &event.paths {
             for id in self.by_target.get(path).into_iter().flatten() {
                 // A full queue means that a wake-up is already due.
@@ -258,12 +235,8 @@ impl Table {
             dir.arming = Arming::Stale;
         }
         let below = |watched: &Watched| watched.chain.iter().any(|dir| dir.starts_with(gone));
-        let ended: Vec<_> = self
-            .watches
-            .iter()
-            .filter(|(_, watched)| below(watched))
-            .map(|(id, _)| *id)
-            .collect();
+        let ended: Vec<_> =
+            self.watches.iter().filter(|(_, watched)| below(watched)).map(|(id, _)| *id).collect();
         for id in ended {
             self.remove(id);
         }
