@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use optio_store::SessionId;
 use serde::{Deserialize, Serialize};
 
 use crate::supervision::ChildKind;
@@ -28,6 +29,8 @@ pub enum FaultKind {
 
 #[derive(Debug, Clone)]
 struct Armed {
+    /// Any session's, without one.
+    session: Option<SessionId>,
     child: ChildKind,
     step: String,
     kind: FaultKind,
@@ -42,7 +45,31 @@ pub struct Injected {
     step: String,
 }
 
-/// The armed faults of one session (or of all, in tests). Clones share them.
+/// The steps at which each child can be broken.
+pub const STEPS: [(ChildKind, &[&str]); 7] = [
+    (ChildKind::HostLink, &["connect", "wipe", "disconnect"]),
+    (ChildKind::LeaseRenewer, &["acquire", "renew", "release"]),
+    (ChildKind::Snapshotter, &["restore", "capture_seed", "capture_snapshot"]),
+    (ChildKind::CredWatcher, &["watch", "spool", "store", "quiet_watcher", "save_back"]),
+    (ChildKind::Process, &["start", "heartbeat", "stop_agent"]),
+    (ChildKind::ConversationReader, &["attach", "close", "end_turn"]),
+    (
+        ChildKind::Session,
+        &[
+            "note_close",
+            "note_stop_agent",
+            "note_quiet_watcher",
+            "note_save_back",
+            "note_release_lease",
+            "note_capture_seed",
+            "note_capture_snapshot",
+            "note_wipe",
+            "note_disconnect",
+        ],
+    ),
+];
+
+/// The armed faults of a service. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Mutex<Vec<Armed>>>);
 
@@ -50,19 +77,29 @@ pub struct Faults(Arc<Mutex<Vec<Armed>>>);
 const MAX_ARMED: usize = 64;
 
 impl Faults {
-    /// Arms a fault for the next `times` times `child` comes to `step`. Answers `false` when too many are armed.
+    /// Arms a fault for the next `times` times the `child` of any session comes to `step`. Answers `false` when too many
+    /// are armed.
     pub fn arm(&self, child: ChildKind, step: impl Into<String>, kind: FaultKind, times: u32) -> bool {
+        self.put(Armed { session: None, child, step: step.into(), kind, times })
+    }
+
+    /// The same for the child of one session.
+    pub fn arm_for(&self, session: SessionId, child: ChildKind, step: &str, kind: FaultKind, times: u32) -> bool {
+        self.put(Armed { session: Some(session), child, step: step.to_owned(), kind, times })
+    }
+
+    fn put(&self, fault: Armed) -> bool {
         let mut armed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if armed.len() >= MAX_ARMED {
             return false;
         }
-        armed.push(Armed { child, step: step.into(), kind, times });
+        armed.push(fault);
         true
     }
 
-    /// Called by `child` on its way through `step`.
-    pub async fn at(&self, child: ChildKind, step: &str) -> Result<(), Injected> {
-        let Some(kind) = self.take(child, step) else {
+    /// Called by the `child` of `session` on its way through `step`.
+    pub async fn at(&self, session: &SessionId, child: ChildKind, step: &str) -> Result<(), Injected> {
+        let Some(kind) = self.take(session, child, step) else {
             return Ok(());
         };
         tracing::warn!(%child, step, ?kind, "armed fault strikes");
@@ -77,9 +114,12 @@ impl Faults {
         }
     }
 
-    fn take(&self, child: ChildKind, step: &str) -> Option<FaultKind> {
+    fn take(&self, session: &SessionId, child: ChildKind, step: &str) -> Option<FaultKind> {
         let mut armed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let hit = armed.iter_mut().find(|a| a.child == child && a.step == step && a.times > 0)?;
+        let is_hit = |a: &&mut Armed| {
+            a.child == child && a.step == step && a.session.as_ref().is_none_or(|wanted| wanted == session)
+        };
+        let hit = armed.iter_mut().find(is_hit)?;
         hit.times -= 1;
         let kind = hit.kind;
         armed.retain(|a| a.times > 0);

@@ -17,6 +17,7 @@ pub use seeds::{ImportSeed, SeedLeaseView, SeedView};
 
 use crate::conversation::Delivered;
 use crate::error::SessionError;
+use crate::faults::{self, FaultKind};
 use crate::recovery;
 use crate::session::approvals::Approval;
 use crate::session::children::ChildView;
@@ -31,6 +32,7 @@ use crate::sessions::{
     StopAgain, check_name_and_labels,
 };
 use crate::settings::Settings;
+use crate::supervision::ChildKind;
 
 /// How long an actor may take to answer. Past it, whether a thing was done is unknown.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -225,8 +227,32 @@ impl Service {
         }
     }
 
-    /// A session's events.
-    pub async fn events(&self, id: &SessionId) -> Result<Arc<dyn JournalStream>, SessionError> {
+    /// Breaks an actor of a live session on purpose, the next `times` times it comes to `step`. Only where the service
+    /// was started with faults enabled.
+    pub async fn arm_fault(
+        &self,
+        id: &SessionId,
+        actor: ChildKind,
+        step: &str,
+        kind: FaultKind,
+        times: u32,
+    ) -> Result<(), SessionError> {
+        if !self.settings.faults_enabled {
+            return Err(SessionError::not_found("route", &"faults (the service runs without --enable-faults)"));
+        }
+        let known = faults::STEPS.iter().find(|(child, _)| *child == actor).map_or(&[][..], |(_, steps)| steps);
+        if !known.contains(&step) {
+            let why = format!("{step:?} is no step of {actor}; there is {}", known.join(", "));
+            return Err(SessionError::Invalid { field: "step", why });
+        }
+        self.record(id).await?;
+        if !self.settings.faults.arm_for(id.clone(), actor, step, kind, times) {
+            return Err(SessionError::Invalid { field: "times", why: "too many faults are armed already".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// A session's events.(&self, id: &SessionId) -> Result<Arc<dyn JournalStream>, SessionError> {
         // Only a session that is on record has a stream: opening makes one.
         self.record(id).await?;
         Ok(self.settings.store.journal.open(id.as_str()).await?)

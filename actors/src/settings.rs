@@ -33,6 +33,8 @@ pub struct Settings {
     pub service_stream: Arc<dyn JournalStream>,
     /// What is armed.
     pub faults: Faults,
+    /// People may arm faults (`--enable-faults`).
+    pub faults_enabled: bool,
     /// Where deeds are noted.
     pub trace: Trace,
     /// The codex program to use; without one the host's `PATH` decides.
@@ -55,6 +57,7 @@ impl Settings {
             store,
             service_stream,
             faults: Faults::default(),
+            faults_enabled: false,
             trace: Trace::default(),
             codex: None,
             orphan_ttl: ORPHAN_TTL,

@@ -42,7 +42,7 @@ impl RunContext {
 
     /// Goes through the fault seam.
     pub async fn step(&self, child: ChildKind, step: &str) -> Result<(), Injected> {
-        self.faults.at(child, step).await
+        self.faults.at(&self.session, child, step).await
     }
 
     /// A path below the workdir that is known to be well formed.
