@@ -68,20 +68,14 @@ impl LocalHost {
     /// socket root is too long, is a link or belongs to somebody else.
     pub fn new(config: LocalHostConfig) -> Result<Self> {
         let uid = rustix::process::geteuid().as_raw();
-        let home = std::env::home_dir()
-            .filter(|home| home.is_absolute())
-            .ok_or(HostError::Refused {
-                what: "home directory",
-                value: String::new(),
-                why: "HOME must be an absolute path",
-            })?;
+        let home = std::env::home_dir().filter(|home| home.is_absolute()).ok_or(HostError::Refused {
+            what: "home directory",
+            value: String::new(),
+            why: "HOME must be an absolute path",
+        })?;
         let var = |name: &str| std::env::var_os(name);
-        let task_root = config
-            .task_root
-            .unwrap_or_else(|| roots::default_task_root(var, &home));
-        let socket_root = config
-            .socket_root
-            .unwrap_or_else(|| roots::default_socket_root(var, uid));
+        let task_root = config.task_root.unwrap_or_else(|| roots::default_task_root(var, &home));
+        let socket_root = config.socket_root.unwrap_or_else(|| roots::default_socket_root(var, uid));
         roots::check_absolute("task root", &task_root)?;
         roots::check_absolute("socket root", &socket_root)?;
         roots::check_socket_length(&socket_root)?;
@@ -116,10 +110,7 @@ impl LocalHost {
         };
         match tokio::time::timeout(limit, answer).await {
             Ok(done) => done,
-            Err(_) => Err(HostError::TimedOut {
-                what: what.to_owned(),
-                limit,
-            }),
+            Err(_) => Err(HostError::TimedOut { what: what.to_owned(), limit }),
         }
     }
 
@@ -133,8 +124,7 @@ impl LocalHost {
     ) -> Result<T> {
         let what = format!("{deed} {}", dir.join(path).display());
         let (dir, path) = (dir.clone(), path.clone());
-        self.on_disk(&what, FILE_LIMIT, move || work(&Beneath::open(&dir)?, &path))
-            .await
+        self.on_disk(&what, FILE_LIMIT, move || work(&Beneath::open(&dir)?, &path)).await
     }
 }
 
@@ -144,10 +134,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(HostError::io(
-                "blocking work",
-                std::io::Error::other("the runtime is shutting down"),
-            )),
+            Err(_) => {
+                Err(HostError::io("blocking work", std::io::Error::other("the runtime is shutting down")))
+            }
         },
     }
 }
@@ -214,32 +203,20 @@ impl Host for LocalHost {
     }
 
     async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes> {
-        self.on_path("read", dir, path, move |task, path| {
-            files::read(task, path, limit)
-        })
-        .await
+        self.on_path("read", dir, path, move |task, path| files::read(task, path, limit)).await
     }
 
     async fn write(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes, mode: u32) -> Result<()> {
-        self.on_path("write", dir, path, move |task, path| {
-            files::write(task, path, &bytes, mode)
-        })
-        .await
+        self.on_path("write", dir, path, move |task, path| files::write(task, path, &bytes, mode)).await
     }
 
     async fn append(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes) -> Result<()> {
-        self.on_path("append to", dir, path, move |task, path| {
-            files::append(task, path, &bytes)
-        })
-        .await
+        self.on_path("append to", dir, path, move |task, path| files::append(task, path, &bytes)).await
     }
 
     async fn rename(&self, dir: &TaskDir, from: &RelPath, to: &RelPath) -> Result<()> {
         let to = to.clone();
-        self.on_path("rename", dir, from, move |task, from| {
-            files::rename(task, from, &to)
-        })
-        .await
+        self.on_path("rename", dir, from, move |task, from| files::rename(task, from, &to)).await
     }
 
     async fn remove(&self, dir: &TaskDir, path: &RelPath) -> Result<()> {
@@ -251,18 +228,12 @@ impl Host for LocalHost {
     }
 
     async fn make_dir(&self, dir: &TaskDir, path: &RelPath) -> Result<()> {
-        self.on_path("make directory", dir, path, |task, path| {
-            task.make_dirs(path.as_str()).map(drop)
-        })
-        .await
+        self.on_path("make directory", dir, path, |task, path| task.make_dirs(path.as_str()).map(drop)).await
     }
 
     async fn link(&self, dir: &TaskDir, path: &RelPath, target: &Path) -> Result<()> {
         let target = target.to_path_buf();
-        self.on_path("link", dir, path, move |task, path| {
-            files::link(task, path, &target)
-        })
-        .await
+        self.on_path("link", dir, path, move |task, path| files::link(task, path, &target)).await
     }
 
     async fn info(&self, dir: &TaskDir, path: &RelPath) -> Result<Option<FileInfo>> {
@@ -273,12 +244,7 @@ impl Host for LocalHost {
     }
 
     async fn list(&self, dir: &TaskDir, path: &RelPath, limit: usize) -> Result<Vec<RelPath>> {
-        match self
-            .on_path("list", dir, path, move |task, path| {
-                files::list(task, path, limit)
-            })
-            .await
-        {
+        match self.on_path("list", dir, path, move |task, path| files::list(task, path, limit)).await {
             Err(HostError::NotFound { .. }) => Ok(Vec::new()),
             list => list,
         }
@@ -312,10 +278,7 @@ impl Host for LocalHost {
                 }
                 _ => Err(HostError::io(format!("connect to {shown}"), error)),
             },
-            Err(_) => Err(HostError::TimedOut {
-                what: format!("connect to {shown}"),
-                limit: DIAL_LIMIT,
-            }),
+            Err(_) => Err(HostError::TimedOut { what: format!("connect to {shown}"), limit: DIAL_LIMIT }),
         }
     }
 
