@@ -84,7 +84,14 @@ impl Faults {
     }
 
     /// The same for the child of one session.
-    pub fn arm_for(&self, session: SessionId, child: ChildKind, step: &str, kind: FaultKind, times: u32) -> bool {
+    pub fn arm_for(
+        &self,
+        session: SessionId,
+        child: ChildKind,
+        step: &str,
+        kind: FaultKind,
+        times: u32,
+    ) -> bool {
         self.put(Armed { session: Some(session), child, step: step.to_owned(), kind, times })
     }
 

@@ -238,21 +238,29 @@ impl Service {
         times: u32,
     ) -> Result<(), SessionError> {
         if !self.settings.faults_enabled {
-            return Err(SessionError::not_found("route", &"faults (the service runs without --enable-faults)"));
+            return Err(SessionError::not_found(
+                "route",
+                &"faults (the service runs without --enable-faults)",
+            ));
         }
-        let known = faults::STEPS.iter().find(|(child, _)| *child == actor).map_or(&[][..], |(_, steps)| steps);
+        let known =
+            faults::STEPS.iter().find(|(child, _)| *child == actor).map_or(&[][..], |(_, steps)| steps);
         if !known.contains(&step) {
             let why = format!("{step:?} is no step of {actor}; there is {}", known.join(", "));
             return Err(SessionError::Invalid { field: "step", why });
         }
         self.record(id).await?;
         if !self.settings.faults.arm_for(id.clone(), actor, step, kind, times) {
-            return Err(SessionError::Invalid { field: "times", why: "too many faults are armed already".to_owned() });
+            return Err(SessionError::Invalid {
+                field: "times",
+                why: "too many faults are armed already".to_owned(),
+            });
         }
         Ok(())
     }
 
-    /// A session's events.(&self, id: &SessionId) -> Result<Arc<dyn JournalStream>, SessionError> {
+    /// A session's events.
+    pub async fn events(&self, id: &SessionId) -> Result<Arc<dyn JournalStream>, SessionError> {
         // Only a session that is on record has a stream: opening makes one.
         self.record(id).await?;
         Ok(self.settings.store.journal.open(id.as_str()).await?)
