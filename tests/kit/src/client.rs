@@ -57,10 +57,7 @@ impl Reply {
 
     /// One header's value; empty when it is missing.
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     /// Checks that this is an RFC 9457 problem with everything the API promises of one, and returns its `code`.
@@ -69,20 +66,13 @@ impl Reply {
     /// With the answer when it is not.
     pub fn problem(&self) -> String {
         let body = self.json();
-        let whole = self
-            .header("content-type")
-            .starts_with("application/problem+json")
+        let whole = self.header("content-type").starts_with("application/problem+json")
             && body["status"].as_u64() == Some(u64::from(self.status.as_u16()))
             && body["retryable"].is_boolean()
             && body["request_id"].is_string();
         match body["code"].as_str() {
             Some(code) if whole => code.to_owned(),
-            _ => panic!(
-                "{} is no whole problem: {:?} {}",
-                self.status,
-                self.headers,
-                self.text()
-            ),
+            _ => panic!("{} is no whole problem: {:?} {}", self.status, self.headers, self.text()),
         }
     }
 }
@@ -90,35 +80,21 @@ impl Reply {
 impl Client {
     /// Makes a client for a base URL without a slash at its end.
     pub fn new(base: impl Into<String>, token: &str) -> Self {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none());
-        let http = http
-            .build()
-            .expect("a client without TLS needs nothing of the machine");
-        Self {
-            base: base.into(),
-            token: Some(token.to_owned()),
-            http,
-        }
+        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let http = http.build().expect("a client without TLS needs nothing of the machine");
+        Self { base: base.into(), token: Some(token.to_owned()), http }
     }
 
     /// The same client without its token.
     #[must_use]
     pub fn anonymous(&self) -> Self {
-        Self {
-            token: None,
-            ..self.clone()
-        }
+        Self { token: None, ..self.clone() }
     }
 
     /// The same client with another token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
-        Self {
-            token: Some(token.to_owned()),
-            ..self.clone()
-        }
+        Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
     // --- sessions ----------------------------------------------------------------------------------------------------
@@ -126,20 +102,12 @@ impl Client {
     /// Creates and launches a session.
     pub async fn create(&self, session: Value) -> Session {
         let created = self.post("/v1/sessions", session).await;
-        Session {
-            id: text(&created, "id"),
-            client: self.clone(),
-            created,
-        }
+        Session { id: text(&created, "id"), client: self.clone(), created }
     }
 
     /// Takes up a session by its id.
     pub fn session(&self, id: &str) -> Session {
-        Session {
-            id: id.to_owned(),
-            client: self.clone(),
-            created: Value::Null,
-        }
+        Session { id: id.to_owned(), client: self.clone(), created: Value::Null }
     }
 
     /// Lists sessions, newest page only, with a query such as `state=idle&limit=10`; empty for all.
@@ -192,11 +160,7 @@ impl Client {
         let answer = async {
             let response = self.http.execute(request).await?;
             let (status, headers) = (response.status(), response.headers().clone());
-            Ok::<_, reqwest::Error>(Reply {
-                status,
-                headers,
-                body: response.bytes().await?,
-            })
+            Ok::<_, reqwest::Error>(Reply { status, headers, body: response.bytes().await? })
         };
         match tokio::time::timeout(ANSWER_LIMIT, answer).await {
             Ok(Ok(reply)) => reply,
@@ -221,9 +185,7 @@ impl Client {
     }
 
     async fn succeed(&self, method: Method, path: &str, body: Option<Value>) -> Value {
-        let mut request = self
-            .request(method.clone(), path)
-            .header(header::ACCEPT, "application/json");
+        let mut request = self.request(method.clone(), path).header(header::ACCEPT, "application/json");
         if let Some(body) = &body {
             request = request.json(body);
         }
@@ -256,9 +218,7 @@ impl Session {
 
     /// Stops it: `graceful` or `cancel`. Returns at once; the teardown goes on.
     pub async fn stop(&self, mode: &str) -> Value {
-        self.client
-            .post(&self.path("/stop"), json!({ "mode": mode }))
-            .await
+        self.client.post(&self.path("/stop"), json!({ "mode": mode })).await
     }
 
     /// Stops it gracefully and waits for its end.
@@ -284,9 +244,7 @@ impl Session {
 
     /// Says something as `auto`, `new`, `steer` or `queue`.
     pub async fn turn_as(&self, text: &str, mode: &str) -> Value {
-        self.client
-            .post(&self.path("/turns"), json!({ "text": text, "mode": mode }))
-            .await
+        self.client.post(&self.path("/turns"), json!({ "text": text, "mode": mode })).await
     }
 
     /// Ends the running turn.
@@ -301,32 +259,20 @@ impl Session {
 
     /// Answers one approval: `accept`, `accept_for_session`, `decline` or `cancel`.
     pub async fn answer(&self, approval: &str, decision: &str) -> Value {
-        self.client
-            .post(
-                &self.path(&format!("/approvals/{approval}")),
-                json!({ "decision": decision }),
-            )
-            .await
+        self.client.post(&self.path(&format!("/approvals/{approval}")), json!({ "decision": decision })).await
     }
 
     /// Waits for an approval that nobody has answered.
     pub async fn pending_approval(&self, limit: Duration) -> Value {
         self.long_poll("an approval is pending", limit, async |_| {
-            self.approvals()
-                .await
-                .into_iter()
-                .find(|approval| approval["state"] == "pending")
+            self.approvals().await.into_iter().find(|approval| approval["state"] == "pending")
         })
         .await
     }
 
     /// Reads one page of events after a sequence number.
     pub async fn events_page(&self, after: u64) -> Vec<Value> {
-        list(
-            self.client
-                .get(&self.path(&format!("/events?after={after}")))
-                .await,
-        )
+        list(self.client.get(&self.path(&format!("/events?after={after}"))).await)
     }
 
     /// Follows its events live, all of them or those after an id.
@@ -346,35 +292,30 @@ impl Session {
 
     /// Arms a fault; the service must run with `--enable-faults`.
     pub async fn fault(&self, actor: &str, step: &str, kind: &str) -> Value {
-        self.client
-            .post(
-                &self.path("/faults"),
-                json!({ "actor": actor, "step": step, "kind": kind }),
-            )
-            .await
+        self.client.post(&self.path("/faults"), json!({ "actor": actor, "step": step, "kind": kind })).await
     }
 
     /// Waits until it is in this state and returns it.
     ///
     /// # Panics
-    /// When it is not after `limit`, or ends otherwise before, with what it looked like last.
+    /// When it is not after `limit`, or ends before, with what it looked like last.
     pub async fn wait_state(&self, state: &str, limit: Duration) -> Value {
-        self.long_poll(
-            &format!("the session is {state}"),
-            limit,
-            async |session: &Value| {
-                if session["state"] == state {
-                    return Some(session.clone());
-                }
-                let over = matches!(session["state"].as_str(), Some("ended" | "lost"));
-                assert!(
-                    !over,
-                    "waited until the session is {state}, but it is over: {session:#}"
-                );
-                None
-            },
-        )
+        self.long_poll(&format!("the session is {state}"), limit, async |session: &Value| {
+            if session["state"] == state {
+                return Some(session.clone());
+            }
+            assert!(
+                session["state"] != "ended",
+                "waited until the session is {state}, but it ended: {session:#}"
+            );
+            None
+        })
         .await
+    }
+
+    /// Waits until it has nothing to do, for at most [`LIMIT`].
+    pub async fn wait_idle(&self) -> Value {
+        self.wait_state("idle", LIMIT).await
     }
 
     /// Looks at the session after each of its events until there is what `found` looks for.
@@ -386,17 +327,11 @@ impl Session {
                 return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero(),
-                "waited {limit:?} until {what}; the session is {session:#}"
-            );
+            assert!(!left.is_zero(), "waited {limit:?} until {what}; the session is {session:#}");
             // The object is older than the events after its `last_event`: none can slip through between the two.
             let after = session["last_event"].as_u64().unwrap_or(0);
             let wait = left.as_secs().clamp(1, POLL_SECONDS);
-            let page = self
-                .client
-                .get(&self.path(&format!("/events?after={after}&wait={wait}")))
-                .await;
+            let page = self.client.get(&self.path(&format!("/events?after={after}&wait={wait}"))).await;
             assert!(page["data"].is_array(), "a page of events has data: {page}");
         }
     }
@@ -407,18 +342,8 @@ impl Session {
     }
 }
 
-/// The end of a wait that needs no tuning: see [`LIMIT`].
-impl Session {
-    /// Waits until the session has nothing to do.
-    pub async fn wait_idle(&self) -> Value {
-        self.wait_state("idle", LIMIT).await
-    }
-}
-
 fn text(object: &Value, field: &str) -> String {
-    let text = object[field]
-        .as_str()
-        .unwrap_or_else(|| panic!("{field} is missing in {object:#}"));
+    let text = object[field].as_str().unwrap_or_else(|| panic!("{field} is missing in {object:#}"));
     text.to_owned()
 }
 

@@ -35,33 +35,19 @@ pub fn tools_dir() -> PathBuf {
 /// The directory of the whole project.
 pub fn repository() -> PathBuf {
     let kit = Path::new(env!("CARGO_MANIFEST_DIR"));
-    kit.ancestors()
-        .nth(2)
-        .expect("the kit lies in tests/kit of the repository")
-        .to_owned()
+    kit.ancestors().nth(2).expect("the kit lies in tests/kit of the repository").to_owned()
 }
 
 /// Follows links, and npm's launcher script to the program it starts: signals and process ids are then codex's own.
 fn native(candidate: &Path) -> Option<PathBuf> {
-    let program = candidate
-        .canonicalize()
-        .ok()
-        .filter(|program| program.is_file())?;
+    let program = candidate.canonicalize().ok().filter(|program| program.is_file())?;
     if program.extension().is_none() {
         return Some(program);
     }
     let scope = program.ancestors().find(|dir| dir.ends_with("@openai"))?;
-    let packages = std::fs::read_dir(scope)
-        .ok()?
-        .flatten()
-        .map(|package| package.path().join("vendor"));
-    let targets = packages
-        .filter_map(|vendor| std::fs::read_dir(vendor).ok())
-        .flatten()
-        .flatten();
-    targets
-        .map(|target| target.path().join("bin/codex"))
-        .find(|program| program.is_file())
+    let packages = std::fs::read_dir(scope).ok()?.flatten().map(|package| package.path().join("vendor"));
+    let targets = packages.filter_map(|vendor| std::fs::read_dir(vendor).ok()).flatten().flatten();
+    targets.map(|target| target.path().join("bin/codex")).find(|program| program.is_file())
 }
 
 /// A `CODEX_HOME` of its own with an empty `HOME` and a workdir beside it, gone when dropped.
@@ -72,10 +58,8 @@ pub struct CodexHome {
 impl CodexHome {
     /// Makes a home with this `config.toml` and nothing else.
     pub fn new(config_toml: &str) -> Self {
-        let root = tempfile::Builder::new()
-            .prefix("codex-home-")
-            .tempdir()
-            .expect("the temp directory is writable");
+        let root =
+            tempfile::Builder::new().prefix("codex-home-").tempdir().expect("the temp directory is writable");
         for dir in ["codex", "home", "work"] {
             std::fs::create_dir(root.path().join(dir)).expect("a new directory is empty");
         }
@@ -124,14 +108,7 @@ impl CodexHome {
     /// Prepares one `codex exec --json` turn, unsandboxed and never asking.
     pub fn exec(&self, prompt: &str) -> Command {
         let mut command = self.command();
-        command.args([
-            "exec",
-            "--json",
-            "--skip-git-repo-check",
-            "--sandbox",
-            "danger-full-access",
-            prompt,
-        ]);
+        command.args(["exec", "--json", "--skip-git-repo-check", "--sandbox", "danger-full-access", prompt]);
         command
     }
 }

@@ -27,7 +27,8 @@ pub enum OauthMode {
     Refuse(u16, String),
     /// Truthfully, but the answer comes this long after the old token is spent and the new one made.
     Slow(Duration),
-    /// Not at all until the mode changes. No token is spent while it hangs.
+    /// Not at all until the mode changes. No token is spent while it hangs; afterwards one is, even if whoever asked has
+    /// gone meanwhile.
     Hang,
     /// The old token is spent, the new one made, and the answer never arrives: the connection breaks.
     LoseAnswer,
@@ -99,9 +100,7 @@ impl FakeOauth {
         }));
         let shared = web::Data::from(state.clone());
         let server = Loopback::start(move |routes| {
-            routes
-                .app_data(shared.clone())
-                .route("/oauth/token", web::post().to(token));
+            routes.app_data(shared.clone()).route("/oauth/token", web::post().to(token));
         });
         Self { state, server }
     }
@@ -117,20 +116,9 @@ impl FakeOauth {
         self.state.send_modify(|state| {
             let lineage = state.lineages.len();
             refresh_token = format!("rt-{account}-{lineage}-0");
-            state.tokens.insert(
-                refresh_token.clone(),
-                Token {
-                    lineage,
-                    spent: false,
-                },
-            );
+            state.tokens.insert(refresh_token.clone(), Token { lineage, spent: false });
             let (account, newest) = (account.to_owned(), refresh_token.clone());
-            state.lineages.push(Lineage {
-                account,
-                newest,
-                rotations: 0,
-                revoked: false,
-            });
+            state.lineages.push(Lineage { account, newest, rotations: 0, revoked: false });
         });
         ChatGptLogin::new(account).refresh_token(refresh_token)
     }
@@ -150,10 +138,7 @@ impl FakeOauth {
     /// the store must hold in the end.
     pub fn issued(&self, account: &str) -> Option<String> {
         let state = self.state.borrow();
-        let lineage = state
-            .lineages
-            .iter()
-            .rfind(|lineage| lineage.account == account)?;
+        let lineage = state.lineages.iter().rfind(|lineage| lineage.account == account)?;
         (!lineage.revoked).then(|| lineage.newest.clone())
     }
 
@@ -192,11 +177,7 @@ impl FakeOauth {
     pub async fn wait_for_attempts(&self, count: usize) {
         wait_until(format!("{count} refreshes are tried"), LIMIT, || async {
             let attempts = self.attempts();
-            if attempts.len() >= count {
-                Ok(())
-            } else {
-                Err(attempts)
-            }
+            if attempts.len() >= count { Ok(()) } else { Err(attempts) }
         })
         .await;
     }
@@ -247,10 +228,7 @@ async fn token(body: web::Bytes, shared: web::Data<watch::Sender<State>>) -> Htt
 impl State {
     /// Spends a token for the next of its lineage, or names the error code.
     fn spend(&mut self, presented: &str) -> Result<Grant, &'static str> {
-        let token = self
-            .tokens
-            .get_mut(presented)
-            .ok_or("refresh_token_invalidated")?;
+        let token = self.tokens.get_mut(presented).ok_or("refresh_token_invalidated")?;
         let lineage = &mut self.lineages[token.lineage];
         if token.spent {
             lineage.revoked = true;
@@ -272,13 +250,7 @@ impl State {
             access_token: access_token(self.access_lifetime, self.grants.len() as u64 + 1),
             at: Timestamp::now(),
         };
-        self.tokens.insert(
-            next,
-            Token {
-                lineage: id,
-                spent: false,
-            },
-        );
+        self.tokens.insert(next, Token { lineage: id, spent: false });
         self.grants.push(grant.clone());
         Ok(grant)
     }
@@ -290,9 +262,7 @@ fn error_body(code: &str) -> Value {
 
 fn refuse(status: u16, body: String) -> HttpResponse {
     let status = StatusCode::from_u16(status).expect("a test asks for statuses that exist");
-    HttpResponse::build(status)
-        .content_type("application/json")
-        .body(body)
+    HttpResponse::build(status).content_type("application/json").body(body)
 }
 
 #[cfg(test)]
@@ -301,16 +271,9 @@ mod tests {
 
     async fn refresh(oauth: &FakeOauth, token: &str) -> (u16, Value) {
         let request = json!({ "client_id": "app", "grant_type": "refresh_token", "refresh_token": token });
-        let answer = reqwest::Client::new()
-            .post(oauth.url())
-            .json(&request)
-            .send()
-            .await
-            .expect("loopback answers");
-        (
-            answer.status().as_u16(),
-            answer.json().await.expect("answers are JSON"),
-        )
+        let answer =
+            reqwest::Client::new().post(oauth.url()).json(&request).send().await.expect("loopback answers");
+        (answer.status().as_u16(), answer.json().await.expect("answers are JSON"))
     }
 
     #[tokio::test]
@@ -320,25 +283,15 @@ mod tests {
         let bystander = oauth.login("acct-b").current_refresh_token().to_owned();
 
         let (status, tokens) = refresh(&oauth, &original).await;
-        assert_eq!(
-            (status, tokens["refresh_token"].as_str()),
-            (200, oauth.issued("acct-a").as_deref())
-        );
+        assert_eq!((status, tokens["refresh_token"].as_str()), (200, oauth.issued("acct-a").as_deref()));
 
         let (status, body) = refresh(&oauth, &original).await;
-        assert_eq!(
-            (status, body["error"]["code"].as_str()),
-            (401, Some("refresh_token_reused"))
-        );
+        assert_eq!((status, body["error"]["code"].as_str()), (401, Some("refresh_token_reused")));
         assert_eq!(oauth.reuses(), [original]);
         assert_eq!(oauth.issued("acct-a"), None);
 
         let successor = tokens["refresh_token"].as_str().expect("checked above");
-        assert_eq!(
-            refresh(&oauth, successor).await.0,
-            401,
-            "the whole lineage is revoked"
-        );
+        assert_eq!(refresh(&oauth, successor).await.0, 401, "the whole lineage is revoked");
         assert_eq!(refresh(&oauth, &bystander).await.0, 200, "another lineage is not");
     }
 
@@ -359,11 +312,7 @@ mod tests {
         let token = oauth.login("acct-a").current_refresh_token().to_owned();
         oauth.mode(OauthMode::LoseAnswer);
         let request = json!({ "grant_type": "refresh_token", "refresh_token": token });
-        let answer = reqwest::Client::new()
-            .post(oauth.url())
-            .json(&request)
-            .send()
-            .await;
+        let answer = reqwest::Client::new().post(oauth.url()).json(&request).send().await;
         let body = match answer {
             Ok(answer) => answer.bytes().await,
             Err(err) => Err(err),

@@ -35,7 +35,7 @@ pub mod server;
 pub mod wait;
 
 pub use auth::{ChatGptLogin, ModelAuth};
-pub use client::{Client, Event, EventStream, Reply};
+pub use client::{Client, Event, EventStream, Reply, Session};
 pub use codex::{CodexHome, codex_binary};
 pub use fake_oauth::{FakeOauth, OauthMode};
 pub use mock_model::{MockModel, ModelRequest};

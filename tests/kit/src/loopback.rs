@@ -24,9 +24,7 @@ impl Loopback {
         let thread = std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
                 let app = move || {
-                    App::new()
-                        .app_data(web::PayloadConfig::new(BODY_LIMIT))
-                        .configure(routes.clone())
+                    App::new().app_data(web::PayloadConfig::new(BODY_LIMIT)).configure(routes.clone())
                 };
                 let server = HttpServer::new(app)
                     .workers(1)
@@ -40,14 +38,8 @@ impl Loopback {
                 }
             });
         });
-        let (address, handle) = start
-            .recv()
-            .expect("the server's thread sends its address before it serves");
-        Self {
-            address,
-            handle,
-            thread: Some(thread),
-        }
+        let (address, handle) = start.recv().expect("the server's thread sends its address before it serves");
+        Self { address, handle, thread: Some(thread) }
     }
 
     /// The server's address as the start of a URL, without a slash at the end.

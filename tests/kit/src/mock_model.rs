@@ -93,10 +93,7 @@ impl ModelRequest {
 impl MockModel {
     /// Starts a model on a free loopback port.
     pub fn start() -> Self {
-        let state = Arc::new(State {
-            requests: watch::Sender::default(),
-            flow: watch::Sender::default(),
-        });
+        let state = Arc::new(State { requests: watch::Sender::default(), flow: watch::Sender::default() });
         let shared = web::Data::from(state.clone());
         let server = Loopback::start(move |routes| {
             routes
@@ -143,10 +140,7 @@ impl MockModel {
 
     /// The requests for a turn so far, oldest first.
     pub fn turns(&self) -> Vec<ModelRequest> {
-        self.requests()
-            .into_iter()
-            .filter(ModelRequest::is_turn)
-            .collect()
+        self.requests().into_iter().filter(ModelRequest::is_turn).collect()
     }
 
     /// Waits for the first request, past or to come, of which this is true.
@@ -157,12 +151,7 @@ impl MockModel {
         wait_until("the model got that request", LIMIT, || async {
             let requests = self.requests();
             let found = requests.iter().find(|request| is_it(request)).cloned();
-            found.ok_or_else(|| {
-                requests
-                    .iter()
-                    .map(|r| (r.path.clone(), r.user_text()))
-                    .collect::<Vec<_>>()
-            })
+            found.ok_or_else(|| requests.iter().map(|r| (r.path.clone(), r.user_text())).collect::<Vec<_>>())
         })
         .await
     }
@@ -216,12 +205,10 @@ impl MockModel {
 
 impl State {
     fn record(&self, request: &HttpRequest, body: &[u8]) -> ModelRequest {
-        let headers = request.headers().iter().map(|(name, value)| {
-            (
-                name.to_string(),
-                String::from_utf8_lossy(value.as_bytes()).into_owned(),
-            )
-        });
+        let headers = request
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         let request = ModelRequest {
             method: request.method().to_string(),
             path: request.uri().to_string(),
@@ -229,10 +216,7 @@ impl State {
             body: Arc::new(serde_json::from_slice(body).unwrap_or(Value::Null)),
         };
         self.requests.send_modify(|log| {
-            assert!(
-                log.len() < LOG_LIMIT,
-                "a test made more than {LOG_LIMIT} requests of the mock model"
-            );
+            assert!(log.len() < LOG_LIMIT, "a test made more than {LOG_LIMIT} requests of the mock model");
             log.push(request.clone());
         });
         request
@@ -242,10 +226,7 @@ impl State {
     fn refusal(&self, request: &ModelRequest) -> Option<u16> {
         let mut refused = None;
         self.flow.send_modify(|flow| {
-            let stale = flow
-                .only_bearer
-                .as_deref()
-                .is_some_and(|good| request.bearer() != Some(good));
+            let stale = flow.only_bearer.as_deref().is_some_and(|good| request.bearer() != Some(good));
             if stale {
                 refused = Some(401);
             } else if flow.refuse.0 > 0 {
@@ -274,10 +255,7 @@ async fn responses(request: HttpRequest, body: web::Bytes, state: web::Data<Stat
 /// What codex 0.169 wants before it answers `account/read` in ChatGPT mode. The origin has to be https and is never asked.
 async fn accounts(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
     let request = state.record(&request, b"");
-    let account = request
-        .headers
-        .get("chatgpt-account-id")
-        .map_or("acct-lab", String::as_str);
+    let account = request.headers.get("chatgpt-account-id").map_or("acct-lab", String::as_str);
     HttpResponse::Ok().json(json!({
         "accounts": [{
             "id": account,

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// One running process, as `/proc` shows it to its owner.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Two are equal when they are the same process: its parent and its arguments may change while it lives.
+#[derive(Clone, Debug)]
 pub struct Proc {
     /// Its id.
     pub pid: i32,
@@ -19,6 +21,14 @@ pub struct Proc {
     /// What it was called with.
     pub argv: Vec<String>,
 }
+
+impl PartialEq for Proc {
+    fn eq(&self, other: &Self) -> bool {
+        (self.pid, self.started) == (other.pid, other.started)
+    }
+}
+
+impl Eq for Proc {}
 
 impl Proc {
     /// Looks a process up. Nothing when it has ended, even if its parent has not taken notice yet.
@@ -31,9 +41,7 @@ impl Proc {
             return None;
         }
         let argv = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let argv = argv
-            .split(|&byte| byte == 0)
-            .map(|arg| String::from_utf8_lossy(arg).into_owned());
+        let argv = argv.split(|&byte| byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned());
         Some(Self {
             pid,
             started: started.parse().ok()?,
@@ -44,7 +52,7 @@ impl Proc {
 
     /// Tells whether this very process, not one that got its id later, still runs.
     pub fn is_alive(&self) -> bool {
-        Self::find(self.pid).is_some_and(|now| now.started == self.started)
+        Self::find(self.pid).as_ref() == Some(self)
     }
 
     /// Kills it, unless it is gone already.
@@ -65,9 +73,7 @@ impl Proc {
 /// `OPTIO_CODEX_RUN`, and so does everything it started.
 pub fn processes_with_env(variable: &str, value: &str) -> Vec<Proc> {
     let wanted = format!("{variable}={value}");
-    all()
-        .filter(|process| has_entry(process.pid, |entry| entry == wanted.as_bytes()))
-        .collect()
+    all().filter(|process| has_entry(process.pid, |entry| entry == wanted.as_bytes())).collect()
 }
 
 /// Finds the processes that have to do with a directory: they work in it, or name a path in it in their arguments or
@@ -118,9 +124,8 @@ pub fn sockets_beneath(dir: &Path) -> Vec<PathBuf> {
 /// Lists what lies directly in a directory, by name; empty when it is not there.
 pub fn entries(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -150,11 +155,7 @@ mod tests {
     impl Sleeper {
         fn start(prepare: impl FnOnce(&mut Command) -> &mut Command) -> Self {
             let mut command = Command::new("sleep");
-            Self(
-                prepare(command.arg("600"))
-                    .spawn()
-                    .expect("every machine has sleep"),
-            )
+            Self(prepare(command.arg("600")).spawn().expect("every machine has sleep"))
         }
 
         fn pid(&self) -> i32 {
@@ -193,10 +194,7 @@ mod tests {
     fn a_process_is_found_by_the_directory_it_works_in() {
         let dir = tempfile::tempdir().expect("the temp directory is writable");
         let sleeper = Sleeper::start(|command| command.current_dir(dir.path()));
-        let pids: Vec<i32> = processes_touching(dir.path())
-            .iter()
-            .map(|process| process.pid)
-            .collect();
+        let pids: Vec<i32> = processes_touching(dir.path()).iter().map(|process| process.pid).collect();
         assert_eq!(pids, [sleeper.pid()]);
     }
 

@@ -61,10 +61,8 @@ impl ServerSetup {
     /// # Panics
     /// When it ends or stays silent for [`LIMIT`](crate::LIMIT) instead, with all it said.
     pub async fn start(self) -> TestServer {
-        let root = tempfile::Builder::new()
-            .prefix("optio-")
-            .tempdir()
-            .expect("the temp directory is writable");
+        let root =
+            tempfile::Builder::new().prefix("optio-").tempdir().expect("the temp directory is writable");
         for dir in ["bin", "home", "run", "tasks", "tmp"] {
             std::fs::create_dir(root.path().join(dir)).expect("a new directory is empty");
         }
@@ -76,12 +74,7 @@ impl ServerSetup {
         symlink(codex, root.path().join("bin/codex")).expect("a new directory is empty");
 
         let running = Mutex::default();
-        let server = TestServer {
-            setup: self,
-            root,
-            running,
-            output: Arc::default(),
-        };
+        let server = TestServer { setup: self, root, running, output: Arc::default() };
         server.spawn("127.0.0.1:0").await;
         server
     }
@@ -98,7 +91,6 @@ pub struct TestServer {
 struct Running {
     child: Child,
     address: String,
-    login_link: Option<String>,
 }
 
 /// The end of what the service said, both streams in the order of arrival.
@@ -106,7 +98,9 @@ struct Running {
 struct Output {
     lines: VecDeque<String>,
     dropped: usize,
-    /// Of the present run: what stood on standard output so far, and whether that was all.
+    /// Counts the starts: what a killed service still had in its pipes arrives after the next start.
+    start: usize,
+    /// Of the present start: what stood on standard output so far, and whether that was all.
     stdout: Vec<String>,
     closed: bool,
 }
@@ -114,12 +108,7 @@ struct Output {
 impl TestServer {
     /// Describes a service to start. A test of the root package names it with `env!("CARGO_BIN_EXE_optio-codex")`.
     pub fn of(binary: impl Into<PathBuf>) -> ServerSetup {
-        ServerSetup {
-            binary: binary.into(),
-            codex: None,
-            args: Vec::new(),
-            env: BTreeMap::new(),
-        }
+        ServerSetup { binary: binary.into(), codex: None, args: Vec::new(), env: BTreeMap::new() }
     }
 
     /// The address as the start of a URL, without a slash at the end. It stays the same over a restart.
@@ -130,11 +119,7 @@ impl TestServer {
     /// The one-time login link the service printed at its last start.
     pub async fn login_link(&self) -> String {
         wait_until("the service prints its login link", LIMIT, || async {
-            let found = self.output.borrow().stdout.iter().find_map(|line| link_in(line));
-            if let Some(link) = &found {
-                self.with_running(|running| running.login_link = Some(link.clone()));
-            }
-            found.or_else(|| self.with_running(|running| running.login_link.clone()))
+            self.output.borrow().stdout.iter().find_map(|line| link_in(line))
         })
         .await
     }
@@ -175,14 +160,8 @@ impl TestServer {
 
     /// The processes that belong to this service, other than itself: guards, agents, tmux, ttyd and what they started.
     pub fn agents(&self) -> Vec<Proc> {
-        let own = self
-            .running()
-            .as_ref()
-            .map(|running| running.child.id().cast_signed());
-        processes_touching(self.root())
-            .into_iter()
-            .filter(|process| Some(process.pid) != own)
-            .collect()
+        let own = self.running().as_ref().map(|running| running.child.id().cast_signed());
+        processes_touching(self.root()).into_iter().filter(|process| Some(process.pid) != own).collect()
     }
 
     /// Everything the service said so far, over all its starts.
@@ -244,32 +223,26 @@ impl TestServer {
     }
 
     fn try_wait(&self) -> Option<ExitStatus> {
-        self.with_running(|running| {
-            running
-                .child
-                .try_wait()
-                .expect("a child of ours can be asked about")
-        })
+        self.with_running(|running| running.child.try_wait().expect("a child of ours can be asked about"))
     }
 
     async fn spawn(&self, listen: &str) {
+        let mut start = 0;
         self.output.send_modify(|output| {
+            output.start += 1;
             output.stdout.clear();
             output.closed = false;
+            start = output.start;
         });
         let mut child = self.command(listen).spawn().unwrap_or_else(|err| {
             panic!("the service is started as {}: {err}", self.setup.binary.display());
         });
         let stdout = child.stdout.take().expect("stdout is piped");
         let stderr = child.stderr.take().expect("stderr is piped");
-        read_lines(stdout, self.output.clone(), Stream::Out);
+        read_lines(stdout, self.output.clone(), Stream::Out(start));
         read_lines(stderr, self.output.clone(), Stream::Err);
         // Owned from here on, so that a start that fails leaves nothing running.
-        *self.running() = Some(Running {
-            child,
-            address: String::new(),
-            login_link: None,
-        });
+        *self.running() = Some(Running { child, address: String::new() });
 
         let mut output = self.output.subscribe();
         let ready = |output: &Output| output.stdout.iter().find_map(|line| ready_address(line));
@@ -279,10 +252,7 @@ impl TestServer {
             _ => None,
         };
         let Some(address) = address else {
-            panic!(
-                "the service did not say {READY:?} within {LIMIT:?}; it said:\n{}",
-                self.output()
-            );
+            panic!("the service did not say {READY:?} within {LIMIT:?}; it said:\n{}", self.output());
         };
         std::fs::write(self.root().join("address"), &address).expect("the server's root is writable");
         self.with_running(|running| running.address = address);
@@ -320,17 +290,11 @@ impl TestServer {
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
-        self.running
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn with_running<T>(&self, look: impl FnOnce(&mut Running) -> T) -> T {
-        look(
-            self.running()
-                .as_mut()
-                .expect("the service was started and not stopped"),
-        )
+        look(self.running().as_mut().expect("the service was started and not stopped"))
     }
 }
 
@@ -350,17 +314,15 @@ impl Drop for TestServer {
             left.iter().for_each(Proc::kill_9);
         }
         if std::thread::panicking() {
-            eprintln!(
-                "--- the service said:\n{}--- end of what the service said",
-                self.output()
-            );
+            eprintln!("--- the service said:\n{}--- end of what the service said", self.output());
         }
     }
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Stream {
-    Out,
+    /// Standard output of the so manieth start.
+    Out(usize),
     Err,
 }
 
@@ -378,13 +340,13 @@ fn read_lines(stream: impl Read + Send + 'static, output: Arc<watch::Sender<Outp
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             output.send_modify(|output| output.push(text, from));
         }
-        output.send_modify(|output| output.closed |= from == Stream::Out);
+        output.send_modify(|output| output.closed |= from == Stream::Out(output.start));
     });
 }
 
 impl Output {
     fn push(&mut self, line: String, from: Stream) {
-        if from == Stream::Out && self.stdout.len() < LINES {
+        if from == Stream::Out(self.start) && self.stdout.len() < LINES {
             self.stdout.push(line.clone());
         }
         if self.lines.len() == LINES {
@@ -398,8 +360,7 @@ impl Output {
 /// Reads `optio-codex listening on http://HOST:PORT`.
 fn ready_address(line: &str) -> Option<String> {
     let url = line.strip_prefix(READY)?.split_whitespace().next()?;
-    url.strip_prefix("http://")
-        .map(|address| address.trim_end_matches('/').to_owned())
+    url.strip_prefix("http://").map(|address| address.trim_end_matches('/').to_owned())
 }
 
 /// Finds the link in any other line of standard output.

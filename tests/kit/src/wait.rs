@@ -88,18 +88,12 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "until pigs fly; last seen: \"on the ground\"")]
     async fn what_never_becomes_so_is_named_with_the_last_sight() {
-        wait_until("pigs fly", Duration::from_millis(60), || async {
-            Err::<(), _>("on the ground")
-        })
-        .await;
+        wait_until("pigs fly", Duration::from_millis(60), || async { Err::<(), _>("on the ground") }).await;
     }
 
     #[tokio::test]
     #[should_panic(expected = "the first look did not return")]
     async fn a_look_that_hangs_ends_at_the_limit() {
-        wait_until("it answers", Duration::from_millis(60), || {
-            std::future::pending::<bool>()
-        })
-        .await;
+        wait_until("it answers", Duration::from_millis(60), std::future::pending::<bool>).await;
     }
 }

@@ -13,33 +13,22 @@ async fn turn(home: &CodexHome, prompt: &str) -> Vec<Value> {
 }
 
 async fn finish(mut command: tokio::process::Command) -> Output {
-    let output = tokio::time::timeout(LIMIT, command.output())
-        .await
-        .expect("codex ends its turn in time");
+    let output = tokio::time::timeout(LIMIT, command.output()).await.expect("codex ends its turn in time");
     output.expect("codex can be started")
 }
 
 fn events(output: &Output) -> Vec<Value> {
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let lines = output
-        .stdout
-        .split(|&byte| byte == b'\n')
-        .filter(|line| !line.is_empty());
-    let events: Vec<Value> = lines
-        .filter_map(|line| serde_json::from_slice(line).ok())
-        .collect();
+    let lines = output.stdout.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    let events: Vec<Value> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
     assert!(!events.is_empty(), "codex said nothing but: {stderr}");
     events
 }
 
 /// The texts of the agent's messages.
 fn said(events: &[Value]) -> Vec<&str> {
-    let messages = events
-        .iter()
-        .filter(|event| event["item"]["type"] == "agent_message");
-    messages
-        .filter_map(|event| event["item"]["text"].as_str())
-        .collect()
+    let messages = events.iter().filter(|event| event["item"]["type"] == "agent_message");
+    messages.filter_map(|event| event["item"]["text"].as_str()).collect()
 }
 
 fn kinds(events: &[Value]) -> Vec<&str> {
@@ -64,10 +53,7 @@ async fn a_turn_is_answered_and_the_key_is_sent() {
     assert_eq!(kinds(&events).last(), Some(&"turn.completed"));
     let turns = model.turns();
     assert_eq!(turns.len(), 1);
-    assert_eq!(
-        (turns[0].bearer(), turns[0].user_text().as_str()),
-        (Some("sk-mock"), "hello there")
-    );
+    assert_eq!((turns[0].bearer(), turns[0].user_text().as_str()), (Some("sk-mock"), "hello there"));
 }
 
 #[tokio::test]
@@ -82,10 +68,7 @@ async fn a_scripted_call_runs_and_a_patch_is_applied() {
 
     assert_eq!(said(&events), ["both done"]);
     for file in ["by-call", "by-patch"] {
-        assert_eq!(
-            std::fs::read_to_string(home.workdir().join(file)).expect(file),
-            "made\n"
-        );
+        assert_eq!(std::fs::read_to_string(home.workdir().join(file)).expect(file), "made\n");
     }
     assert_eq!(model.turns().len(), 3);
 }
@@ -98,10 +81,7 @@ async fn a_tool_output_without_a_script_is_repeated() {
     let events = turn(&home, r#"@call exec_command {"cmd":"echo forty-two"}"#).await;
 
     let said = said(&events);
-    assert!(
-        said[0].starts_with("tool said: ") && said[0].contains("forty-two"),
-        "{said:?}"
-    );
+    assert!(said[0].starts_with("tool said: ") && said[0].contains("forty-two"), "{said:?}");
 }
 
 #[tokio::test]
@@ -109,10 +89,7 @@ async fn a_refused_and_a_dropped_answer_fail_the_turn() {
     let model = MockModel::start();
     let home = CodexHome::new(&model.config(ModelAuth::Nothing));
 
-    for (prompt, complaint) in [
-        ("@http 503", "503"),
-        ("@drop one two three", "stream disconnected"),
-    ] {
+    for (prompt, complaint) in [("@http 503", "503"), ("@drop one two three", "stream disconnected")] {
         let events = turn(&home, prompt).await;
         let last = events.last().expect("checked by turn");
         assert_eq!(last["type"], "turn.failed", "{prompt}: {events:?}");
@@ -131,13 +108,9 @@ async fn a_held_answer_goes_on_only_when_released() {
     model.wait_until_held(1).await;
     model.release();
 
-    let output = tokio::time::timeout(LIMIT, codex.wait_with_output())
-        .await
-        .expect("codex ends its turn in time");
-    assert_eq!(
-        said(&events(&output.expect("codex can be waited for"))),
-        ["one two three"]
-    );
+    let output =
+        tokio::time::timeout(LIMIT, codex.wait_with_output()).await.expect("codex ends its turn in time");
+    assert_eq!(said(&events(&output.expect("codex can be waited for"))), ["one two three"]);
     assert_eq!(model.held(), 0);
 }
 
@@ -157,9 +130,7 @@ async fn a_listener_that_is_killed_mid_turn_is_no_longer_held() {
 #[tokio::test]
 async fn an_expired_login_is_refreshed_once_and_kept() {
     let (model, oauth) = (MockModel::start(), FakeOauth::start());
-    let login = oauth
-        .login("acct-lab")
-        .access_expires_in(SignedDuration::from_mins(-1));
+    let login = oauth.login("acct-lab").access_expires_in(SignedDuration::from_mins(-1));
     let home = CodexHome::new(&model.config(ModelAuth::ChatGpt)).with_auth(&login.auth_json());
 
     let events = events(&finish(refreshing(&home, &oauth, "hello")).await);
@@ -178,9 +149,7 @@ async fn an_expired_login_is_refreshed_once_and_kept() {
 #[tokio::test]
 async fn a_fresh_login_is_left_alone() {
     let (model, oauth) = (MockModel::start(), FakeOauth::start());
-    let login = oauth
-        .login("acct-lab")
-        .refreshed_ago(SignedDuration::from_hours(240));
+    let login = oauth.login("acct-lab").refreshed_ago(SignedDuration::from_hours(240));
     let home = CodexHome::new(&model.config(ModelAuth::ChatGpt)).with_auth(&login.auth_json());
 
     finish(refreshing(&home, &oauth, "hello")).await;
@@ -192,10 +161,7 @@ async fn a_fresh_login_is_left_alone() {
 #[tokio::test]
 async fn an_opaque_login_is_refreshed_by_its_age() {
     let (model, oauth) = (MockModel::start(), FakeOauth::start());
-    let login = oauth
-        .login("acct-lab")
-        .opaque_access()
-        .refreshed_ago(SignedDuration::from_hours(24 * 9));
+    let login = oauth.login("acct-lab").opaque_access().refreshed_ago(SignedDuration::from_hours(24 * 9));
     let home = CodexHome::new(&model.config(ModelAuth::ChatGpt)).with_auth(&login.auth_json());
 
     finish(refreshing(&home, &oauth, "hello")).await;
@@ -216,19 +182,10 @@ async fn a_login_that_the_model_no_longer_takes_is_refreshed() {
     model.accept_only(&grant.access_token);
 
     drop(codex);
-    assert!(
-        model
-            .turns()
-            .iter()
-            .any(|turn| turn.bearer() == Some(login.current_access_token()))
-    );
+    assert!(model.turns().iter().any(|turn| turn.bearer() == Some(login.current_access_token())));
     wait_until("codex writes the new login down", LIMIT, || async {
         let now = refresh_token_of(&home.auth_json());
-        if now == Some(grant.refresh_token.clone()) {
-            Ok(())
-        } else {
-            Err(now)
-        }
+        if now == Some(grant.refresh_token.clone()) { Ok(()) } else { Err(now) }
     })
     .await;
 }
@@ -236,9 +193,7 @@ async fn a_login_that_the_model_no_longer_takes_is_refreshed() {
 #[tokio::test]
 async fn a_stolen_login_is_recognised_as_used_already() {
     let (model, oauth) = (MockModel::start(), FakeOauth::start());
-    let login = oauth
-        .login("acct-lab")
-        .access_expires_in(SignedDuration::from_mins(-1));
+    let login = oauth.login("acct-lab").access_expires_in(SignedDuration::from_mins(-1));
     let config = model.config(ModelAuth::ChatGpt);
     let first = CodexHome::new(&config).with_auth(&login.auth_json());
     let second = CodexHome::new(&config).with_auth(&login.auth_json());
@@ -249,19 +204,13 @@ async fn a_stolen_login_is_recognised_as_used_already() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("already used"), "{stderr}");
     assert_eq!(oauth.reuses()[0], login.current_refresh_token());
-    assert_eq!(
-        oauth.issued("acct-lab"),
-        None,
-        "the reuse has cost the first home its login too"
-    );
+    assert_eq!(oauth.issued("acct-lab"), None, "the reuse has cost the first home its login too");
 }
 
 #[tokio::test]
 async fn a_login_service_that_refuses_leaves_the_login_as_it_was() {
     let (model, oauth) = (MockModel::start(), FakeOauth::start());
-    let login = oauth
-        .login("acct-lab")
-        .access_expires_in(SignedDuration::from_mins(2));
+    let login = oauth.login("acct-lab").access_expires_in(SignedDuration::from_mins(2));
     let home = CodexHome::new(&model.config(ModelAuth::ChatGpt)).with_auth(&login.auth_json());
     oauth.mode(OauthMode::error(500, "server_error"));
 
@@ -278,8 +227,7 @@ trait SpawnPiped {
 
 impl SpawnPiped for tokio::process::Command {
     fn spawn_piped(mut self) -> tokio::process::Child {
-        self.stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped());
+        self.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
         self.spawn().expect("codex can be started")
     }
 }

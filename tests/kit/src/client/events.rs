@@ -42,27 +42,17 @@ impl EventStream {
     /// # Panics
     /// When the answer is not an event stream, with the answer.
     pub async fn open(client: &Client, path: &str, last_event_id: Option<u64>) -> Self {
-        let mut request = client
-            .request(Method::GET, path)
-            .header(header::ACCEPT, "text/event-stream");
+        let mut request = client.request(Method::GET, path).header(header::ACCEPT, "text/event-stream");
         if let Some(id) = last_event_id {
             request = request.header("last-event-id", id);
         }
-        let response = request
-            .send()
-            .await
-            .unwrap_or_else(|err| panic!("GET {path} was not answered: {err:?}"));
-        let kind = response
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .and_then(|kind| kind.to_str().ok());
+        let response =
+            request.send().await.unwrap_or_else(|err| panic!("GET {path} was not answered: {err:?}"));
+        let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         if !response.status().is_success() || !kind.is_some_and(|kind| kind.starts_with("text/event-stream"))
         {
             let (status, kind) = (response.status(), kind.map(str::to_owned));
-            panic!(
-                "GET {path} is no event stream: {status} {kind:?} {:?}",
-                response.text().await
-            );
+            panic!("GET {path} is no event stream: {status} {kind:?} {:?}", response.text().await);
         }
         Self {
             body: Box::pin(response.bytes_stream()),
@@ -97,14 +87,10 @@ impl EventStream {
             let names = || events.iter().map(|event| event.name.as_str()).collect::<Vec<_>>();
             match tokio::time::timeout_at(deadline, self.read()).await {
                 Ok(Some(event)) => events.push(event),
-                Ok(None) => panic!(
-                    "the event stream ended before the awaited event; there came {:?}",
-                    names()
-                ),
-                Err(_) => panic!(
-                    "the awaited event did not come within {limit:?}; there came {:?}",
-                    names()
-                ),
+                Ok(None) => {
+                    panic!("the event stream ended before the awaited event; there came {:?}", names())
+                }
+                Err(_) => panic!("the awaited event did not come within {limit:?}; there came {:?}", names()),
             }
             if events.last().is_some_and(&is_it) {
                 return events;
@@ -169,10 +155,7 @@ impl EventStream {
             self.frame(&String::from_utf8_lossy(&frame));
             from = 0;
         }
-        assert!(
-            self.buffer.len() <= FRAME_LIMIT,
-            "an event of more than {FRAME_LIMIT} bytes"
-        );
+        assert!(self.buffer.len() <= FRAME_LIMIT, "an event of more than {FRAME_LIMIT} bytes");
     }
 
     fn frame(&mut self, frame: &str) {
@@ -184,11 +167,7 @@ impl EventStream {
                 "" if !line.is_empty() => self.pings += 1,
                 "event" => name = value.to_owned(),
                 "id" => {
-                    id = Some(
-                        value
-                            .parse()
-                            .unwrap_or_else(|_| panic!("an id is a number, not {value:?}")),
-                    )
+                    id = Some(value.parse().unwrap_or_else(|_| panic!("an id is a number, not {value:?}")))
                 }
                 "data" => data.push(value),
                 "retry" => self.retry = value.parse().ok(),
@@ -211,9 +190,7 @@ mod tests {
     use super::*;
 
     fn stream(chunks: &'static [&'static str]) -> EventStream {
-        let chunks = chunks
-            .iter()
-            .map(|chunk| Ok(Bytes::from_static(chunk.as_bytes())));
+        let chunks = chunks.iter().map(|chunk| Ok(Bytes::from_static(chunk.as_bytes())));
         EventStream {
             body: Box::pin(futures_util::stream::iter(chunks)),
             buffer: Vec::new(),
@@ -232,21 +209,10 @@ mod tests {
             "\n: ping\n\nevent: gap\nid: 9\ndata: {}\n\nevent: cut off\ndata: {",
         ]);
         let all = events.drain(Duration::from_secs(1)).await;
-        let first = Event {
-            name: "progress".into(),
-            id: Some(7),
-            data: json!({ "a": 1 }),
-        };
-        let second = Event {
-            name: "gap".into(),
-            id: Some(9),
-            data: json!({}),
-        };
+        let first = Event { name: "progress".into(), id: Some(7), data: json!({ "a": 1 }) };
+        let second = Event { name: "gap".into(), id: Some(9), data: json!({}) };
         assert_eq!(all, [first, second]);
-        assert_eq!(
-            (events.seen(), events.pings(), events.retry()),
-            ([7, 9].as_slice(), 1, Some(2000))
-        );
+        assert_eq!((events.seen(), events.pings(), events.retry()), ([7, 9].as_slice(), 1, Some(2000)));
     }
 
     #[tokio::test]

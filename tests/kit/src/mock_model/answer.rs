@@ -17,16 +17,13 @@ use super::{ModelRequest, State};
 
 /// Frames on their way to codex; small, so that a slow reader slows the model and not its memory.
 const FRAMES: usize = 16;
+/// How often a held answer writes a comment: a web server notices that a listener hung up only when it writes.
+const STILL_THERE: Duration = Duration::from_millis(50);
 
 /// Starts streaming the answer. `releases` is the count of releases when the request arrived.
 pub(super) fn stream(step: Step, request: ModelRequest, state: Arc<State>, releases: u64) -> HttpResponse {
     let (frames, body) = mpsc::channel(FRAMES);
-    let mut answer = Answer {
-        frames,
-        sequence: 0,
-        state,
-        releases,
-    };
+    let mut answer = Answer { frames, sequence: 0, state, releases };
     actix_web::rt::spawn(async move {
         // Codex hung up: nobody is left to tell.
         let _: Result<(), HungUp> = answer.give(step, &request.body["model"]).await;
@@ -50,8 +47,7 @@ impl Answer {
     async fn give(&mut self, step: Step, model: &Value) -> Result<(), HungUp> {
         let response = json!({ "id": id("resp"), "object": "response", "model": model });
         let started = with(&response, json!({ "status": "in_progress", "output": [] }));
-        self.send("response.created", json!({ "response": started }))
-            .await?;
+        self.send("response.created", json!({ "response": started })).await?;
         let item = match step {
             Step::Say { text, pause } => self.speak(&text, Manner::Pausing(pause)).await?,
             Step::Hold { text } => self.speak(&text, Manner::Held).await?,
@@ -71,22 +67,14 @@ impl Answer {
             }
             Step::Http(status) => unreachable!("status {status} was answered without a stream"),
         };
-        self.send(
-            "response.output_item.done",
-            json!({ "output_index": 0, "item": item }),
-        )
-        .await?;
+        self.send("response.output_item.done", json!({ "output_index": 0, "item": item })).await?;
         let usage = json!({
             "input_tokens": 11, "input_tokens_details": { "cached_tokens": 0 },
             "output_tokens": 7, "output_tokens_details": { "reasoning_tokens": 0 },
             "total_tokens": 18,
         });
-        let completed = with(
-            &response,
-            json!({ "status": "completed", "output": [item], "usage": usage }),
-        );
-        self.send("response.completed", json!({ "response": completed }))
-            .await
+        let completed = with(&response, json!({ "status": "completed", "output": [item], "usage": usage }));
+        self.send("response.completed", json!({ "response": completed })).await
     }
 
     /// Streams a text and returns the finished message.
@@ -97,19 +85,10 @@ impl Answer {
         let part = |text: &str| json!({ "type": "output_text", "text": text, "annotations": [] });
 
         // Codex quietly ignores deltas of an item that was not announced.
-        self.send(
-            "response.output_item.added",
-            json!({ "output_index": 0, "item": empty }),
-        )
-        .await?;
-        self.send(
-            "response.content_part.added",
-            with(&at, json!({ "part": part("") })),
-        )
-        .await?;
+        self.send("response.output_item.added", json!({ "output_index": 0, "item": empty })).await?;
+        self.send("response.content_part.added", with(&at, json!({ "part": part("") }))).await?;
         for (index, word) in words(text).enumerate() {
-            self.send("response.output_text.delta", with(&at, json!({ "delta": word })))
-                .await?;
+            self.send("response.output_text.delta", with(&at, json!({ "delta": word }))).await?;
             if index == 0 {
                 self.stand_still(manner == Manner::Held).await?;
             }
@@ -119,22 +98,14 @@ impl Answer {
                 _ => {}
             }
         }
-        self.send("response.output_text.done", with(&at, json!({ "text": text })))
-            .await?;
-        Ok(with(
-            &message,
-            json!({ "status": "completed", "content": [part(text)] }),
-        ))
+        self.send("response.output_text.done", with(&at, json!({ "text": text }))).await?;
+        Ok(with(&message, json!({ "status": "completed", "content": [part(text)] })))
     }
 
     /// Announces a tool call and returns it whole.
     async fn call(&mut self, call: Value, field: &str, payload: String) -> Result<Value, HungUp> {
         let begun = with(&call, json!({ "status": "in_progress", field: "" }));
-        self.send(
-            "response.output_item.added",
-            json!({ "output_index": 0, "item": begun }),
-        )
-        .await?;
+        self.send("response.output_item.added", json!({ "output_index": 0, "item": begun })).await?;
         Ok(with(&call, json!({ "status": "completed", field: payload })))
     }
 
@@ -147,9 +118,14 @@ impl Answer {
             return Ok(());
         }
         let _held = Held::count(&self.state);
-        tokio::select! {
-            _ = flow.wait_for(|flow| flow.releases > self.releases) => Ok(()),
-            () = self.frames.closed() => Err(HungUp),
+        loop {
+            tokio::select! {
+                _ = flow.wait_for(|flow| flow.releases > self.releases) => return Ok(()),
+                () = tokio::time::sleep(STILL_THERE) => {
+                    let comment = Bytes::from_static(b": held\n\n");
+                    self.frames.send(Ok(comment)).await.map_err(|_| HungUp)?;
+                }
+            }
         }
     }
 
@@ -196,12 +172,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let word = rest.find(|c: char| !c.is_whitespace())?;
-        let gap = rest[word..]
-            .find(char::is_whitespace)
-            .map_or(rest.len(), |at| word + at);
-        let next = rest[gap..]
-            .find(|c: char| !c.is_whitespace())
-            .map_or(rest.len(), |at| gap + at);
+        let gap = rest[word..].find(char::is_whitespace).map_or(rest.len(), |at| word + at);
+        let next = rest[gap..].find(|c: char| !c.is_whitespace()).map_or(rest.len(), |at| gap + at);
         let (word, tail) = rest.split_at(next);
         rest = tail;
         Some(word)

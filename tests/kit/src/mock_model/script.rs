@@ -39,10 +39,7 @@ pub(super) fn next_step(body: &Value) -> Result<Step, String> {
         return parse(directive);
     }
     if outputs > 0 {
-        let said = input
-            .last()
-            .map(|item| item["output"].to_string())
-            .unwrap_or_default();
+        let said = input.last().map(|item| item["output"].to_string()).unwrap_or_default();
         return Ok(say(format!("tool said: {}", head(&said, ECHO_LIMIT))));
     }
     Ok(say(format!("pong: {}", head(&text, 60))))
@@ -84,9 +81,7 @@ fn content(content: &Value) -> String {
 /// Splits a message into its directives: the first may stand anywhere, the others at the start of a line.
 fn directives(text: &str) -> Vec<&str> {
     let is_directive = |rest: &str| {
-        let word = rest
-            .strip_prefix('@')
-            .and_then(|rest| rest.split_whitespace().next());
+        let word = rest.strip_prefix('@').and_then(|rest| rest.split_whitespace().next());
         word.is_some_and(|word| VERBS.contains(&word))
     };
     let mut starts: Vec<usize> = Vec::new();
@@ -97,11 +92,7 @@ fn directives(text: &str) -> Vec<&str> {
         }
     }
     let ends = starts.iter().skip(1).copied().chain([text.len()]);
-    starts
-        .iter()
-        .zip(ends)
-        .map(|(&start, end)| text[start..end].trim_end())
-        .collect()
+    starts.iter().zip(ends).map(|(&start, end)| text[start..end].trim_end()).collect()
 }
 
 fn parse(directive: &str) -> Result<Step, String> {
@@ -113,31 +104,19 @@ fn parse(directive: &str) -> Result<Step, String> {
         "@drop" => Ok(Step::Drop { text }),
         "@slow" => {
             let (seconds, text) = cut(rest);
-            let pause = seconds
-                .parse()
-                .ok()
-                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            let pause = seconds.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             let pause = pause.ok_or_else(|| format!("@slow wants seconds and a text, not {rest:?}"))?;
-            Ok(Step::Say {
-                text: text.to_owned(),
-                pause,
-            })
+            Ok(Step::Say { text: text.to_owned(), pause })
         }
         "@call" => {
             let (name, arguments) = cut(rest);
             serde_json::from_str::<serde_json::Map<String, Value>>(arguments)
                 .map_err(|err| format!("@call {name} wants a JSON object: {err}"))?;
-            Ok(Step::Call {
-                name: name.to_owned(),
-                arguments: arguments.to_owned(),
-            })
+            Ok(Step::Call { name: name.to_owned(), arguments: arguments.to_owned() })
         }
         "@raw" => {
             let (name, input) = cut(rest);
-            Ok(Step::Raw {
-                name: name.to_owned(),
-                input: input.to_owned(),
-            })
+            Ok(Step::Raw { name: name.to_owned(), input: input.to_owned() })
         }
         "@http" => {
             let status = rest.split_whitespace().next().and_then(|word| word.parse().ok());
@@ -151,16 +130,12 @@ fn parse(directive: &str) -> Result<Step, String> {
 }
 
 fn say(text: String) -> Step {
-    Step::Say {
-        text,
-        pause: Duration::ZERO,
-    }
+    Step::Say { text, pause: Duration::ZERO }
 }
 
 /// Takes off the first word.
 fn cut(text: &str) -> (&str, &str) {
-    text.split_once(char::is_whitespace)
-        .map_or((text, ""), |(word, rest)| (word, rest.trim_start()))
+    text.split_once(char::is_whitespace).map_or((text, ""), |(word, rest)| (word, rest.trim_start()))
 }
 
 fn head(text: &str, limit: usize) -> &str {
@@ -183,27 +158,18 @@ mod tests {
 
     #[test]
     fn a_plain_message_is_echoed() {
-        assert_eq!(
-            step(json!([user("hello there")])),
-            Ok(say("pong: hello there".into()))
-        );
+        assert_eq!(step(json!([user("hello there")])), Ok(say("pong: hello there".into())));
     }
 
     #[test]
     fn what_codex_adds_about_the_environment_is_not_the_users_word() {
-        let input = json!([
-            user("@say yes"),
-            user("<environment_context>@say no</environment_context>")
-        ]);
+        let input = json!([user("@say yes"), user("<environment_context>@say no</environment_context>")]);
         assert_eq!(step(input), Ok(say("yes".into())));
     }
 
     #[test]
     fn an_address_is_not_a_directive() {
-        assert_eq!(
-            step(json!([user("write to a@b.test")])),
-            Ok(say("pong: write to a@b.test".into()))
-        );
+        assert_eq!(step(json!([user("write to a@b.test")])), Ok(say("pong: write to a@b.test".into())));
     }
 
     #[test]
@@ -211,41 +177,24 @@ mod tests {
         let script =
             user("please @call first {}\n@raw apply_patch *** Begin Patch\n*** End Patch\n@say done");
         let output = json!({ "type": "function_call_output", "output": "42" });
-        assert_eq!(
-            step(json!([script])),
-            Ok(Step::Call {
-                name: "first".into(),
-                arguments: "{}".into()
-            })
-        );
-        let patch = Step::Raw {
-            name: "apply_patch".into(),
-            input: "*** Begin Patch\n*** End Patch".into(),
-        };
+        assert_eq!(step(json!([script])), Ok(Step::Call { name: "first".into(), arguments: "{}".into() }));
+        let patch = Step::Raw { name: "apply_patch".into(), input: "*** Begin Patch\n*** End Patch".into() };
         assert_eq!(step(json!([script, output])), Ok(patch));
         assert_eq!(step(json!([script, output, output])), Ok(say("done".into())));
-        assert_eq!(
-            step(json!([script, output, output, output])),
-            Ok(say("tool said: \"42\"".into()))
-        );
+        assert_eq!(step(json!([script, output, output, output])), Ok(say("tool said: \"42\"".into())));
     }
 
     #[test]
     fn a_new_message_starts_its_own_script() {
         let output = json!({ "type": "function_call_output", "output": "42" });
-        assert_eq!(
-            step(json!([user("@call a {}"), output, user("@say b")])),
-            Ok(say("b".into()))
-        );
+        assert_eq!(step(json!([user("@call a {}"), output, user("@say b")])), Ok(say("b".into())));
     }
 
     #[test]
     fn a_directive_with_a_mistake_is_refused_aloud() {
-        for (message, complaint) in [
-            ("@slow soon x", "seconds"),
-            ("@call f [1]", "JSON object"),
-            ("@http 200", "400 to 599"),
-        ] {
+        for (message, complaint) in
+            [("@slow soon x", "seconds"), ("@call f [1]", "JSON object"), ("@http 200", "400 to 599")]
+        {
             let refusal = step(json!([user(message)])).expect_err(message);
             assert!(refusal.contains(complaint), "{message}: {refusal}");
         }
