@@ -92,7 +92,7 @@ pub trait JournalStream: Send + Sync + 'static {
     /// A gap is the missing range right before `before`; with no records it is all there ever was before it.
     async fn read_back(&self, before: u64, max_records: usize) -> Result<Slice>;
 
-    /// The newest readable number; a change of it is the wake-up.
+    /// The newest readable number; a change of it is the wake-up. Copy it out: while it is borrowed nothing is written.
     fn newest(&self) -> watch::Receiver<u64>;
 }
 

@@ -45,12 +45,7 @@ impl Boot {
     /// Replaces the note, durably.
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
         let fresh = dir.join(".boot.new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         file.write_all(&serde_json::to_vec(self)?)?;
         file.sync_all()?;
         std::fs::rename(&fresh, dir.join(FILE))?;

@@ -126,11 +126,7 @@ impl DiskJournal {
             what: "opening the journal",
             why: format!("{}: {error}", dir.display()),
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .map_err(failed)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
         let guard = exclusive(&dir)?;
         let boot_id = options.boot_id.clone().or_else(boot::kernel_boot_id);
         prepare(&dir, boot_id.clone()).map_err(failed)?;
@@ -154,18 +150,11 @@ impl DiskJournal {
             drop(guard);
             let _ = done.send(());
         };
-        if let Err(error) = std::thread::Builder::new()
-            .name("journal-write".to_owned())
-            .spawn(write)
-        {
+        if let Err(error) = std::thread::Builder::new().name("journal-write".to_owned()).spawn(write) {
             core.stop_syncer();
             return Err(failed(error));
         }
-        Ok(Arc::new(Self {
-            core,
-            streams: Mutex::default(),
-            closed: Mutex::new(closed),
-        }))
+        Ok(Arc::new(Self { core, streams: Mutex::default(), closed: Mutex::new(closed) }))
     }
 
     /// What is wrong with the disk now, for `/readyz`; `None` when all is well. Nothing is lost meanwhile: events wait
@@ -239,11 +228,7 @@ fn exclusive(dir: &Path) -> Result<File> {
 fn prepare(dir: &Path, boot_id: Option<String>) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        if entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(TRASH))
-        {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(TRASH)) {
             std::fs::remove_dir_all(entry.path())?;
         }
     }
@@ -251,11 +236,7 @@ fn prepare(dir: &Path, boot_id: Option<String>) -> io::Result<()> {
     if !Boot::read(dir)?.is_some_and(|last| last.kept_everything(boot_id.as_deref())) {
         boot::jump_all(dir)?;
     }
-    Boot {
-        boot_id,
-        clean: false,
-    }
-    .write(dir)
+    Boot { boot_id, clean: false }.write(dir)
 }
 
 #[async_trait]
@@ -307,8 +288,5 @@ impl Journal for DiskJournal {
 }
 
 fn unavailable(what: &'static str, name: &str, error: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Unavailable {
-        what,
-        why: format!("{name}: {error}"),
-    }
+    StoreError::Unavailable { what, why: format!("{name}: {error}") }
 }

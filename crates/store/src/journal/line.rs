@@ -20,35 +20,17 @@ const WORD_LIMIT: usize = 200;
 /// Refuses what could not stand unescaped in the envelope, or would make a line nobody can hold.
 pub(super) fn check(draft: &Draft) -> Result<()> {
     if draft.name.is_empty() || !is_word(&draft.name) {
-        let why = format!(
-            "{:?} is not 1 to {WORD_LIMIT} letters, digits or any of ._-/",
-            short(&draft.name)
-        );
-        return Err(StoreError::Invalid {
-            field: "event name",
-            why,
-        });
+        let why = format!("{:?} is not 1 to {WORD_LIMIT} letters, digits or any of ._-/", short(&draft.name));
+        return Err(StoreError::Invalid { field: "event name", why });
     }
     if !is_word(&draft.session) {
-        let why = format!(
-            "{:?} is not up to {WORD_LIMIT} letters, digits or any of ._-/",
-            short(&draft.session)
-        );
-        return Err(StoreError::Invalid {
-            field: "event session",
-            why,
-        });
+        let why =
+            format!("{:?} is not up to {WORD_LIMIT} letters, digits or any of ._-/", short(&draft.session));
+        return Err(StoreError::Invalid { field: "event session", why });
     }
     if draft.body.len() > LINE_LIMIT - HEAD_BYTES {
-        let why = format!(
-            "{} has {} bytes, the limit is {LINE_LIMIT}",
-            draft.name,
-            draft.body.len()
-        );
-        return Err(StoreError::Invalid {
-            field: "event body",
-            why,
-        });
+        let why = format!("{} has {} bytes, the limit is {LINE_LIMIT}", draft.name, draft.body.len());
+        return Err(StoreError::Invalid { field: "event body", why });
     }
     Ok(())
 }
@@ -60,19 +42,14 @@ pub(super) fn check_stream_name(name: &str) -> Result<()> {
             "{:?} is not 1 to {WORD_LIMIT} letters, digits or any of ._- without a first dot",
             short(name)
         );
-        return Err(StoreError::Invalid {
-            field: "stream name",
-            why,
-        });
+        return Err(StoreError::Invalid { field: "stream name", why });
     }
     Ok(())
 }
 
 fn is_word(text: &str) -> bool {
     text.len() <= WORD_LIMIT
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'))
 }
 
 fn short(text: &str) -> String {
@@ -134,11 +111,7 @@ mod tests {
     use super::*;
 
     fn draft(name: &'static str, body: &'static str) -> Draft {
-        Draft {
-            name: name.into(),
-            body: Bytes::from_static(body.as_bytes()),
-            session: "ses_1".into(),
-        }
+        Draft { name: name.into(), body: Bytes::from_static(body.as_bytes()), session: "ses_1".into() }
     }
 
     #[test]
@@ -177,11 +150,7 @@ mod tests {
     #[test]
     fn the_longest_envelope_fits_the_head() {
         let word: String = "x".repeat(WORD_LIMIT);
-        let draft = Draft {
-            name: word.clone().into(),
-            body: Bytes::new(),
-            session: word.into(),
-        };
+        let draft = Draft { name: word.clone().into(), body: Bytes::new(), session: word.into() };
         assert!(render(u64::MAX, Timestamp::MAX, &draft).len() <= HEAD_BYTES);
     }
 

@@ -55,10 +55,7 @@ impl MemoryJournal {
 
     /// One that trims each stream to its newest `events`.
     pub fn keeping(events: usize) -> Arc<Self> {
-        Arc::new(Self {
-            keep: Some(events),
-            streams: Mutex::default(),
-        })
+        Arc::new(Self { keep: Some(events), streams: Mutex::default() })
     }
 
     /// Every record that is kept of a stream, in order; none of a stream that was never opened.
@@ -74,10 +71,7 @@ impl MemoryJournal {
     pub fn values(&self, name: &str) -> Vec<serde_json::Value> {
         let parse = |record: Record| {
             serde_json::from_slice(&record.data).unwrap_or_else(|error| {
-                panic!(
-                    "event {} of {name} is no JSON: {error}: {:?}",
-                    record.seq, record.data
-                )
+                panic!("event {} of {name} is no JSON: {error}: {:?}", record.seq, record.data)
             })
         };
         self.records(name).into_iter().map(parse).collect()
@@ -94,17 +88,8 @@ impl Journal for MemoryJournal {
     async fn open(&self, name: &str) -> Result<Arc<dyn JournalStream>> {
         line::check_stream_name(name)?;
         let keep = self.keep.unwrap_or(usize::MAX);
-        let new = || {
-            Arc::new(MemoryStream {
-                keep,
-                lines: Mutex::default(),
-                newest: watch::Sender::new(0),
-            })
-        };
-        Ok(lock(&self.streams)
-            .entry(name.to_owned())
-            .or_insert_with(new)
-            .clone())
+        let new = || Arc::new(MemoryStream { keep, lines: Mutex::default(), newest: watch::Sender::new(0) });
+        Ok(lock(&self.streams).entry(name.to_owned()).or_insert_with(new).clone())
     }
 
     async fn delete(&self, name: &str) -> Result<()> {
@@ -137,10 +122,7 @@ impl JournalStream for MemoryStream {
         let lines = lock(&self.lines);
         let newest = lines.newest();
         let after = after.min(newest);
-        let gap = (after < lines.trimmed).then(|| Gap {
-            from: after + 1,
-            to: lines.trimmed,
-        });
+        let gap = (after < lines.trimmed).then(|| Gap { from: after + 1, to: lines.trimmed });
         let mut records = Vec::new();
         let mut size = 0;
         for record in lines.after(after.max(lines.trimmed)).take(max_records.max(1)) {
@@ -158,22 +140,12 @@ impl JournalStream for MemoryStream {
         let newest = lines.newest();
         let before = before.clamp(1, newest + 1);
         if before <= lines.trimmed + 1 {
-            let gap = (before > 1).then(|| Gap {
-                from: 1,
-                to: before - 1,
-            });
-            return Ok(Slice {
-                gap,
-                records: Vec::new(),
-                newest,
-            });
+            let gap = (before > 1).then(|| Gap { from: 1, to: before - 1 });
+            return Ok(Slice { gap, records: Vec::new(), newest });
         }
         let mut records = Vec::new();
         let mut size = 0;
-        let newer = lines
-            .after(lines.trimmed)
-            .rev()
-            .skip((newest + 1 - before) as usize);
+        let newer = lines.after(lines.trimmed).rev().skip((newest + 1 - before) as usize);
         for record in newer.take(max_records.max(1)) {
             size += record.data.len();
             if size > READ_BACK_BYTES && !records.is_empty() {
@@ -182,11 +154,7 @@ impl JournalStream for MemoryStream {
             records.push(record);
         }
         records.reverse();
-        Ok(Slice {
-            gap: None,
-            records,
-            newest,
-        })
+        Ok(Slice { gap: None, records, newest })
     }
 
     fn newest(&self) -> watch::Receiver<u64> {

@@ -19,11 +19,7 @@ pub(super) struct Ring {
 impl Ring {
     /// An empty one before the line `end`.
     pub(super) fn before(end: u64) -> Self {
-        Self {
-            lines: VecDeque::new(),
-            bytes: 0,
-            end,
-        }
+        Self { lines: VecDeque::new(), bytes: 0, end }
     }
 
     /// Adds the next line and drops the oldest beyond `limit` bytes.
@@ -60,16 +56,8 @@ impl Ring {
     /// The lines from number `from` on, with their numbers. Nothing when `from` is older than the ring.
     pub(super) fn from(&self, from: u64) -> impl Iterator<Item = (u64, &Bytes)> {
         let first = self.first();
-        let skip = if from < first {
-            self.lines.len()
-        } else {
-            (from - first) as usize
-        };
-        self.lines
-            .iter()
-            .enumerate()
-            .skip(skip)
-            .map(move |(i, line)| (first + i as u64, line))
+        let skip = if from < first { self.lines.len() } else { (from - first) as usize };
+        self.lines.iter().enumerate().skip(skip).map(move |(i, line)| (first + i as u64, line))
     }
 
     /// Lets go of every line and of the room they took.

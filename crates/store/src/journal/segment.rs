@@ -41,10 +41,7 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<Segment>> {
             continue;
         };
         let Ok(first) = digits.parse() else { continue };
-        segments.push(Segment {
-            first,
-            bytes: entry.metadata()?.len(),
-        });
+        segments.push(Segment { first, bytes: entry.metadata()?.len() });
     }
     segments.sort_unstable_by_key(|segment| segment.first);
     Ok(segments)
@@ -53,10 +50,7 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<Segment>> {
 /// Cuts off what follows the last whole line (a write that `kill -9` interrupted; nobody was shown it) and answers
 /// the number of that line, or `None` if the segment has none.
 pub(super) fn mend_tail(dir: &Path, segment: &mut Segment) -> io::Result<Option<u64>> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path(dir, segment.first))?;
+    let file = OpenOptions::new().read(true).write(true).open(path(dir, segment.first))?;
     let (good, last) = tail(&file, *segment)?;
     cut(&file, segment, good)?;
     Ok(last)
@@ -65,19 +59,13 @@ pub(super) fn mend_tail(dir: &Path, segment: &mut Segment) -> io::Result<Option<
 /// Like [`mend_tail`], but looks at every line: after a power cut any page that was not synced may be zeros, also
 /// before good ones.
 pub(super) fn mend_whole(dir: &Path, segment: &mut Segment) -> io::Result<Option<u64>> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path(dir, segment.first))?;
+    let file = OpenOptions::new().read(true).write(true).open(path(dir, segment.first))?;
     let mut reader = BufReader::new(&file).take(segment.bytes);
     let (mut good, mut last, mut line) = (0, None, Vec::new());
     loop {
         line.clear();
         // A stretch of zeros has no line end: never take in more than a line can have.
-        let n = reader
-            .by_ref()
-            .take(line::LINE_LIMIT as u64 + 1)
-            .read_until(b'\n', &mut line)? as u64;
+        let n = reader.by_ref().take(line::LINE_LIMIT as u64 + 1).read_until(b'\n', &mut line)? as u64;
         let expected = last.map_or(segment.first, |last| last + 1);
         let whole = line.ends_with(b"}\n") && !line.contains(&0);
         if !whole || line::head(&line).is_none_or(|(seq, _)| seq != expected) {
@@ -207,9 +195,7 @@ fn collect(
     let mut gap = None;
     let mut records = VecDeque::new();
     let mut size = 0;
-    let start = segments
-        .partition_point(|segment| segment.first <= next)
-        .saturating_sub(1);
+    let start = segments.partition_point(|segment| segment.first <= next).saturating_sub(1);
     'segments: for segment in &segments[start..] {
         if segment.first > upto + 1 {
             break;
@@ -218,10 +204,7 @@ fn collect(
             if !records.is_empty() {
                 break;
             }
-            gap = Some(Gap {
-                from: after + 1,
-                to: segment.first - 1,
-            });
+            gap = Some(Gap { from: after + 1, to: segment.first - 1 });
             next = segment.first;
         }
         if segment.bytes == 0 {
@@ -247,16 +230,9 @@ fn collect(
         }
     }
     if records.is_empty() && next <= upto {
-        gap = Some(Gap {
-            from: after + 1,
-            to: upto,
-        });
+        gap = Some(Gap { from: after + 1, to: upto });
     }
-    Ok(Slice {
-        gap,
-        records: records.into(),
-        newest: upto,
-    })
+    Ok(Slice { gap, records: records.into(), newest: upto })
 }
 
 /// The newest records before `before`, oldest first, at most `max_records` and about `max_bytes`, down to the first
@@ -275,13 +251,7 @@ pub(super) fn backward(
         Some(segment) => Ok::<_, io::Error>(tail(&File::open(path(dir, segment.first))?, *segment)?.1),
         None => Ok(None),
     };
-    let nothing = Slice {
-        gap: (before > 1).then(|| Gap {
-            from: 1,
-            to: before - 1,
-        }),
-        ..Slice::default()
-    };
+    let nothing = Slice { gap: (before > 1).then(|| Gap { from: 1, to: before - 1 }), ..Slice::default() };
     let mut at = segments.partition_point(|segment| segment.first < before);
     let top = loop {
         let Some(lower) = at.checked_sub(1) else {
@@ -298,10 +268,7 @@ pub(super) fn backward(
     }
     let after = wanted.max(segments[at].first) - 1;
     let mut slice = collect(dir, segments, after, top, max_records, max_bytes, Keep::Newest)?;
-    slice.gap = (top < before - 1).then_some(Gap {
-        from: top + 1,
-        to: before - 1,
-    });
+    slice.gap = (top < before - 1).then_some(Gap { from: top + 1, to: before - 1 });
     Ok(slice)
 }
 
@@ -321,19 +288,13 @@ impl Lines {
         while at < seq && reader.skip_until(b'\n')? > 0 {
             at += 1;
         }
-        Ok(Self {
-            reader,
-            first: segment.first,
-        })
+        Ok(Self { reader, first: segment.first })
     }
 
     /// The next line, which must be the line `seq`; `None` at the readable end, or at a line that is not.
     fn next(&mut self, seq: u64) -> io::Result<Option<Record>> {
         let mut line = Vec::with_capacity(512);
-        self.reader
-            .by_ref()
-            .take(line::LINE_LIMIT as u64 + 1)
-            .read_until(b'\n', &mut line)?;
+        self.reader.by_ref().take(line::LINE_LIMIT as u64 + 1).read_until(b'\n', &mut line)?;
         if line.is_empty() {
             return Ok(None);
         }

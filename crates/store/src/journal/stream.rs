@@ -105,25 +105,14 @@ impl DiskStream {
             Some(last) => segment::mend_tail(&dir, last)?.map_or(last.first, |seq| seq + 1),
             None => 1,
         };
-        let segment = segments.last().copied().unwrap_or(Segment {
-            first: next,
-            bytes: 0,
-        });
+        let segment = segments.last().copied().unwrap_or(Segment { first: next, bytes: 0 });
         Ok(Arc::new_cyclic(|this| Self {
             name: name.to_owned(),
             dir,
             core,
             this: this.clone(),
-            intake: Mutex::new(Intake {
-                next,
-                pending: VecDeque::new(),
-                bytes: 0,
-                queued: false,
-            }),
-            readable: Mutex::new(Readable {
-                segments,
-                ring: Ring::before(next),
-            }),
+            intake: Mutex::new(Intake { next, pending: VecDeque::new(), bytes: 0, queued: false }),
+            readable: Mutex::new(Readable { segments, ring: Ring::before(next) }),
             output: Mutex::new(Output {
                 file: None,
                 segment,
@@ -145,6 +134,9 @@ impl DiskStream {
     /// Numbers the event, if there is room for it now.
     fn try_append(&self, draft: &Draft) -> Result<Option<u64>> {
         let mut intake = lock(&self.intake);
+        if self.core.dead.load(Ordering::Acquire) {
+            return Err(self.closed());
+        }
         let size = draft.body.len();
         let options = &self.core.options;
         // An event beyond a bound is let in alone, else it never could be.
@@ -191,11 +183,7 @@ impl DiskStream {
         if output.inflight.is_empty() {
             self.take_batch(&mut output.inflight);
         }
-        let mut wrote = Wrote {
-            more: false,
-            opened: false,
-            warmed: false,
-        };
+        let mut wrote = Wrote { more: false, opened: false, warmed: false };
         if !output.inflight.is_empty() {
             if !output.deleted {
                 wrote.opened = self.write_inflight(output, buffer)?;
@@ -253,9 +241,7 @@ impl DiskStream {
 
     /// At most two segments may be unsynced: that is how many a power cut's recovery looks through.
     fn may_roll(&self, active: u64) -> bool {
-        lock(&self.unsynced)
-            .iter()
-            .all(|unsynced| unsynced.first == active)
+        lock(&self.unsynced).iter().all(|unsynced| unsynced.first == active)
     }
 
     fn open_segment(&self, segment: &mut Segment, next: u64) -> io::Result<File> {
@@ -269,10 +255,7 @@ impl DiskStream {
                         first = segment.first,
                         "journal segment was removed by others"
                     );
-                    *segment = Segment {
-                        first: next,
-                        bytes: 0,
-                    };
+                    *segment = Segment { first: next, bytes: 0 };
                 }
                 other => return other,
             }
@@ -357,10 +340,7 @@ impl DiskStream {
     /// Makes durable what is written; answers whether more was written meanwhile. Blocks.
     pub(super) fn sync(&self) -> io::Result<bool> {
         let _turn = lock(&self.sync_turn);
-        let now: Vec<(u64, u64)> = lock(&self.unsynced)
-            .iter()
-            .map(|part| (part.first, part.lines))
-            .collect();
+        let now: Vec<(u64, u64)> = lock(&self.unsynced).iter().map(|part| (part.first, part.lines)).collect();
         for (first, _) in &now {
             match File::open(segment::path(&self.dir, *first)).and_then(|file| file.sync_data()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -422,10 +402,7 @@ impl DiskStream {
     ) -> Result<Slice, (Vec<Segment>, u64)> {
         let readable = lock(&self.readable);
         let newest = readable.newest();
-        let mut slice = Slice {
-            newest,
-            ..Slice::default()
-        };
+        let mut slice = Slice { newest, ..Slice::default() };
         let mut from = after.min(newest) + 1;
         if from > newest {
             return Ok(slice);
@@ -434,10 +411,7 @@ impl DiskStream {
             if !readable.segments.is_empty() {
                 return Err((readable.segments.clone(), newest));
             }
-            slice.gap = Some(Gap {
-                from,
-                to: readable.ring.first() - 1,
-            });
+            slice.gap = Some(Gap { from, to: readable.ring.first() - 1 });
             from = readable.ring.first();
         }
         let mut lines = Vec::new();
@@ -450,10 +424,7 @@ impl DiskStream {
             }
         }
         drop(readable);
-        slice.records = lines
-            .into_iter()
-            .filter_map(|(seq, line)| line::record(seq, line))
-            .collect();
+        slice.records = lines.into_iter().filter_map(|(seq, line)| line::record(seq, line)).collect();
         Ok(slice)
     }
 
@@ -463,13 +434,7 @@ impl DiskStream {
         F: FnOnce(&Self) -> io::Result<Slice> + Send + 'static,
     {
         let this = self.this.upgrade().expect("a stream that is being used is alive");
-        let turn = self
-            .core
-            .reads
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let turn = self.core.reads.clone().acquire_owned().await.expect("the semaphore is never closed");
         let read = move || {
             let _turn = turn;
             read(&this).map_err(|error| StoreError::Unavailable {
@@ -479,10 +444,7 @@ impl DiskStream {
         };
         tokio::task::spawn_blocking(read)
             .await
-            .map_err(|error| StoreError::Unavailable {
-                what: "reading a journal",
-                why: error.to_string(),
-            })?
+            .map_err(|error| StoreError::Unavailable { what: "reading a journal", why: error.to_string() })?
     }
 
     /// Runs `read` on the present segments, again when one of them was trimmed meanwhile.
@@ -530,10 +492,7 @@ impl JournalStream for DiskStream {
             self.core.hurry();
         }
         let dead = || self.core.dead.load(Ordering::Acquire);
-        let seen = newest
-            .wait_for(|newest| *newest >= target || dead())
-            .await
-            .map(|newest| *newest);
+        let seen = newest.wait_for(|newest| *newest >= target || dead()).await.map(|newest| *newest);
         match seen {
             Ok(seen) if seen >= target => Ok(()),
             _ => Err(self.closed()),
@@ -570,10 +529,7 @@ impl JournalStream for DiskStream {
         let wanted = ((before - 1 - after) as usize).max(1);
         if let Ok(mut slice) = self.from_ring(after, wanted, READ_BACK_BYTES)
             && slice.gap.is_none()
-            && slice
-                .records
-                .last()
-                .is_none_or(|last: &Record| last.seq + 1 == before)
+            && slice.records.last().is_none_or(|last: &Record| last.seq + 1 == before)
         {
             slice.records.retain(|record| record.seq < before);
             return Ok(slice);

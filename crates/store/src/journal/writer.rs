@@ -165,9 +165,7 @@ impl Core {
     }
 
     pub(super) fn trouble(&self) -> Option<String> {
-        lock(&self.write_trouble)
-            .clone()
-            .or_else(|| lock(&self.sync_trouble).clone())
+        lock(&self.write_trouble).clone().or_else(|| lock(&self.sync_trouble).clone())
     }
 
     /// Makes the names of stream directories durable. Who comes while another syncs shares the next sync.
@@ -212,10 +210,7 @@ pub(super) fn run(core: &Arc<Core>, syncer: std::thread::JoinHandle<()>) -> bool
     let unwritten = writer.failing.len();
     drop(end);
     for stream in &writer.failing {
-        tracing::error!(
-            stream = stream.name(),
-            "journal was closed with events it could not write"
-        );
+        tracing::error!(stream = stream.name(), "journal was closed with events it could not write");
         stream.nudge();
     }
     let synced = syncer.join().is_ok();
@@ -239,9 +234,7 @@ impl Drop for End<'_> {
 
 impl Writer {
     fn serve(&mut self) {
-        let mut last_round = Instant::now()
-            .checked_sub(ROUND_EVERY)
-            .unwrap_or_else(Instant::now);
+        let mut last_round = Instant::now().checked_sub(ROUND_EVERY).unwrap_or_else(Instant::now);
         let mut cool_at = Instant::now() + COOL_EVERY;
         let mut more: Vec<Arc<DiskStream>> = Vec::new();
         let mut give_up_at = None;
@@ -265,20 +258,12 @@ impl Writer {
                 cool_at = now + COOL_EVERY;
             }
             let retry = !self.failing.is_empty() && now >= self.retry_at;
-            let retried = if retry {
-                std::mem::take(&mut self.failing)
-            } else {
-                Vec::new()
-            };
+            let retried = if retry { std::mem::take(&mut self.failing) } else { Vec::new() };
             if ready.is_empty() && more.is_empty() && retried.is_empty() {
                 continue;
             }
             last_round = now;
-            let streams = std::mem::take(&mut more)
-                .into_iter()
-                .chain(ready)
-                .chain(retried)
-                .collect();
+            let streams = std::mem::take(&mut more).into_iter().chain(ready).chain(retried).collect();
             more = self.round(streams);
             if retry {
                 self.settle();
@@ -316,10 +301,7 @@ impl Writer {
                     let waited = core.wake_writer.wait_timeout(queue, timeout);
                     waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
                 }
-                None => core
-                    .wake_writer
-                    .wait(queue)
-                    .unwrap_or_else(std::sync::PoisonError::into_inner),
+                None => core.wake_writer.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner),
             };
             queue.asleep = false;
         }
@@ -378,9 +360,8 @@ impl Writer {
 
     fn cool(&mut self, now: Instant) {
         let idle = self.core.options.idle_after;
-        let (cold, warm) = std::mem::take(&mut self.warm)
-            .into_iter()
-            .partition(|stream| now - stream.written_at() > idle);
+        let (cold, warm) =
+            std::mem::take(&mut self.warm).into_iter().partition(|stream| now - stream.written_at() > idle);
         self.warm = warm;
         let cold: Vec<Arc<DiskStream>> = cold;
         self.open_files -= cold.iter().filter(|stream| stream.cool()).count();
@@ -411,9 +392,7 @@ pub(super) fn sync(core: &Core) {
                     break;
                 }
                 dirty = if dirty.streams.is_empty() {
-                    core.wake_syncer
-                        .wait(dirty)
-                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    core.wake_syncer.wait(dirty).unwrap_or_else(std::sync::PoisonError::into_inner)
                 } else {
                     let waited = core.wake_syncer.wait_timeout(dirty, left);
                     waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
