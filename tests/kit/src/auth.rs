@@ -62,6 +62,35 @@ daemon_auto_start = false
     )
 }
 
+/// Says the same in dotted keys, as a session's `codex_config` takes them.
+pub(crate) fn overrides(model_url: &str, auth: ModelAuth) -> Value {
+    let mut keys = json!({
+        "model": MODEL,
+        "model_provider": "mock",
+        "check_for_update_on_startup": false,
+        "model_providers.mock.name": "mock",
+        "model_providers.mock.base_url": format!("{model_url}/v1"),
+        "model_providers.mock.wire_api": "responses",
+        "model_providers.mock.request_max_retries": 0,
+        "model_providers.mock.stream_max_retries": 0,
+        "analytics.enabled": false,
+        "features.plugins": false,
+        "features.apps": false,
+        "features.shell_snapshot": false,
+        "features.daemon_auto_start": false,
+    });
+    match auth {
+        ModelAuth::ChatGpt => {
+            keys["chatgpt_base_url"] = json!(format!("{model_url}/backend-api/"));
+            keys["cli_auth_credentials_store"] = json!("file");
+            keys["model_providers.mock.requires_openai_auth"] = json!(true);
+        }
+        ModelAuth::EnvKey => keys["model_providers.mock.env_key"] = json!(KEY_VARIABLE),
+        ModelAuth::Nothing => {}
+    }
+    keys
+}
+
 /// A ChatGPT login to make an `auth.json` of. Unless told otherwise it is fresh: nothing about it makes codex refresh it.
 #[derive(Clone, Debug)]
 pub struct ChatGptLogin {

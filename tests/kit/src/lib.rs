@@ -14,7 +14,7 @@
 //! let client = server.client();
 //!
 //! let session = client
-//!     .create(serde_json::json!({ "mode": "conversation", "instructions": "@hold hello there", "codex_config": model.overrides() }))
+//!     .create(serde_json::json!({ "mode": "conversation", "instructions": "@hold hello there", "codex_config": model.overrides(ModelAuth::Nothing) }))
 //!     .await;
 //! model.wait_until_held(1).await; // the turn is now half way, and stays there
 //! server.kill_9();

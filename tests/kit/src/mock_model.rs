@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::LIMIT;
-use crate::auth::{ModelAuth, config_toml};
+use crate::auth::{ModelAuth, config_toml, overrides};
 use crate::loopback::Loopback;
 use crate::wait::wait_until;
 
@@ -116,21 +116,8 @@ impl MockModel {
     }
 
     /// The same settings as dotted keys, for a session's `codex_config`.
-    pub fn overrides(&self) -> Value {
-        json!({
-            "model": crate::auth::MODEL,
-            "model_provider": "mock",
-            "check_for_update_on_startup": false,
-            "model_providers.mock.name": "mock",
-            "model_providers.mock.base_url": format!("{}/v1", self.url()),
-            "model_providers.mock.wire_api": "responses",
-            "model_providers.mock.request_max_retries": 0,
-            "model_providers.mock.stream_max_retries": 0,
-            "analytics.enabled": false,
-            "features.plugins": false,
-            "features.apps": false,
-            "features.shell_snapshot": false,
-        })
+    pub fn overrides(&self, auth: ModelAuth) -> Value {
+        overrides(&self.url(), auth)
     }
 
     /// Every request so far, oldest first.

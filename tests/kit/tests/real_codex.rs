@@ -57,6 +57,22 @@ async fn a_turn_is_answered_and_the_key_is_sent() {
 }
 
 #[tokio::test]
+async fn the_overrides_say_what_the_config_file_says() {
+    let (model, oauth) = (MockModel::start(), FakeOauth::start());
+    let login = oauth.login("acct-lab");
+    for (auth, bearer) in [(ModelAuth::EnvKey, "sk-mock"), (ModelAuth::ChatGpt, login.current_access_token())]
+    {
+        let home = CodexHome::new("").with_auth(&login.auth_json());
+        let mut codex = home.exec("hello");
+        for (key, value) in model.overrides(auth).as_object().expect("overrides are keys and values") {
+            codex.arg("-c").arg(format!("{key}={value}"));
+        }
+        assert_eq!(said(&events(&finish(codex).await)), ["pong: hello"]);
+        assert_eq!(model.turns().last().and_then(|turn| turn.bearer()), Some(bearer), "{auth:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_scripted_call_runs_and_a_patch_is_applied() {
     let model = MockModel::start();
     let home = CodexHome::new(&model.config(ModelAuth::Nothing));
