@@ -100,17 +100,14 @@ impl Service {
         self.ask("the root", self.root.send(launch)).await?
     }
 
-    /// One session.
+    /// One session. Whatever its `last_event` counts is in what it shows: a caller may wait for what comes after it.
     pub async fn session(&self, id: &SessionId) -> Result<SessionView, SessionError> {
-        let newest = |view: SessionView, newest| SessionView { last_event: newest, ..view };
-        if let Some(found) = self.find(id).await? {
-            let view = found.status.borrow().clone();
-            let last = *self.events(id).await?.newest().borrow();
-            return Ok(newest(view, last));
-        }
-        let (record, _) = self.record(id).await?;
-        let last = *self.settings.store.journal.open(id.as_str()).await?.newest().borrow();
-        Ok(SessionView::of(&record, last))
+        let newest = *self.events(id).await?.newest().borrow();
+        let view = match self.find(id).await? {
+            Some(found) => found.status.borrow().clone(),
+            None => SessionView::of(&self.record(id).await?.0, newest),
+        };
+        Ok(SessionView { last_event: newest, ..view })
     }
 
     /// Sessions, newest first. A live one is shown as it is now, not as it was last on record.

@@ -21,11 +21,11 @@ pub use place::Places;
 
 use crate::error::SessionError;
 use crate::events::Events;
-use crate::session::phase::{Phase, Request};
+use crate::session::phase::{Phase, Request, State};
 use crate::session::record::{Ledger, RunRecord, SessionRecord};
 use crate::session::status::SessionView;
 use crate::session::{
-    Beginning, Detach, RunContext, Session, SessionEnded, SessionParts, StopMode, StopSession,
+    Beginning, Detach, IsPiped, RunContext, Session, SessionEnded, SessionParts, StopMode, StopSession,
 };
 use crate::settings::Settings;
 use crate::supervision::{ChildExit, ChildHandle, ExitReason};
@@ -560,22 +560,26 @@ impl Handler<Drain> for Sessions {
     }
 }
 
+/// How long a session that is being launched or torn down may take to come to rest before it is left as it is. The next
+/// start takes it up where it stands either way.
+const REST_LIMIT: Duration = Duration::from_secs(60);
+
 /// Lets one session leave. An agent on our own pipes cannot outlive us, so its session is torn down either way.
 async fn leave(session: Addr<Session>, mut status: watch::Receiver<SessionView>, on_exit: OnExit) {
-    let piped = session.send(crate::session::IsPiped).await.unwrap_or(false);
+    let moving = |view: &SessionView| matches!(view.state, State::Starting | State::Stopping);
+    let over = |view: &SessionView| matches!(view.state, State::Ended | State::Lost);
+    let piped = session.send(IsPiped).await.unwrap_or(false);
     if on_exit == OnExit::Detach && !piped {
+        // An error means that the session is over: its status went with its actor.
+        let _ = tokio::time::timeout(REST_LIMIT, status.wait_for(|view| !moving(view))).await;
         // A session that ends meanwhile has left too.
         let _ = session.send(Detach).await;
         return;
     }
     let stop = StopSession { mode: StopMode::Graceful, reason: "the service was shut down".to_owned() };
+    // Refused by a session that is over.
     let _ = session.send(stop).await;
-    // The sender goes with the session's actor.
-    let over = |view: &SessionView| {
-        matches!(view.state, crate::session::phase::State::Ended | crate::session::phase::State::Lost)
-    };
     let _ = status.wait_for(over).await;
-    while session.connected() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    // The status is dropped with the actor, whose last deed is to make its end durable.
+    while status.changed().await.is_ok() {}
 }
