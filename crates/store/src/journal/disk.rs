@@ -89,10 +89,6 @@ impl std::fmt::Debug for DiskJournalOptions {
 
 impl DiskJournalOptions {
     /// How many of `bytes` may be written now.
-    #[cfg_attr(
-        not(feature = "testsuite"),
-        expect(clippy::unnecessary_wraps, reason = "faults exist in tests only")
-    )]
     pub(super) fn allowed(&self, bytes: usize) -> io::Result<usize> {
         #[cfg(feature = "testsuite")]
         if let Some(fault) = &self.write_fault {

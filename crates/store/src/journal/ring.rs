@@ -54,7 +54,7 @@ impl Ring {
     }
 
     /// The lines from number `from` on, with their numbers. Nothing when `from` is older than the ring.
-    pub(super) fn from(&self, from: u64) -> impl Iterator<Item = (u64, &Bytes)> {
+    pub(super) fn since(&self, from: u64) -> impl Iterator<Item = (u64, &Bytes)> {
         let first = self.first();
         let skip = if from < first { self.lines.len() } else { (from - first) as usize };
         self.lines.iter().enumerate().skip(skip).map(move |(i, line)| (first + i as u64, line))
@@ -78,12 +78,12 @@ mod tests {
             ring.push(Bytes::copy_from_slice(&[i; 100]), 3 * (100 + LINE_OVERHEAD));
         }
         assert_eq!(ring.first(), 17);
-        let seen: Vec<_> = ring.from(18).map(|(seq, line)| (seq, line[0])).collect();
+        let seen: Vec<_> = ring.since(18).map(|(seq, line)| (seq, line[0])).collect();
         assert_eq!(seen, [(18, 18), (19, 19)]);
-        assert_eq!(ring.from(16).count(), 0, "older than the ring");
-        assert_eq!(ring.from(20).count(), 0);
+        assert_eq!(ring.since(16).count(), 0, "older than the ring");
+        assert_eq!(ring.since(20).count(), 0);
         ring.clear();
-        assert_eq!((ring.first(), ring.from(20).count()), (20, 0));
+        assert_eq!((ring.first(), ring.since(20).count()), (20, 0));
     }
 
     #[test]
