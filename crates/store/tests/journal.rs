@@ -11,11 +11,7 @@ use optio_store::{
 };
 
 fn draft(body: String) -> Draft {
-    Draft {
-        name: "item.delta".into(),
-        body: Bytes::from(body),
-        session: "ses_1".into(),
-    }
+    Draft { name: "item.delta".into(), body: Bytes::from(body), session: "ses_1".into() }
 }
 
 fn numbered(i: u64) -> Draft {
@@ -36,16 +32,9 @@ fn seqs(slice: &Slice) -> Vec<u64> {
 async fn every_event_is_one_line_with_its_envelope(journal: Arc<dyn Journal>) {
     let stream = journal.open("ses_1").await.unwrap();
     assert_eq!(*stream.newest().borrow(), 0);
+    stream.append(draft(r#""codex":{"text":"a\nb ü"}"#.to_owned())).await.unwrap();
     stream
-        .append(draft(r#""codex":{"text":"a\nb ü"}"#.to_owned()))
-        .await
-        .unwrap();
-    stream
-        .append(Draft {
-            name: "codex.item/x".into(),
-            body: Bytes::new(),
-            session: "ses_1".into(),
-        })
+        .append(Draft { name: "codex.item/x".into(), body: Bytes::new(), session: "ses_1".into() })
         .await
         .unwrap();
     stream.flush().await.unwrap();
@@ -66,11 +55,7 @@ async fn a_read_is_bounded_by_count_and_by_bytes(journal: Arc<dyn Journal>) {
     let stream = journal.open("s").await.unwrap();
     append(&*stream, 1..=50).await;
     assert_eq!(seqs(&stream.read(10, 3, 1 << 20).await.unwrap()), [11, 12, 13]);
-    assert_eq!(
-        seqs(&stream.read(10, 100, 1).await.unwrap()),
-        [11],
-        "at least one"
-    );
+    assert_eq!(seqs(&stream.read(10, 100, 1).await.unwrap()), [11], "at least one");
     let line = stream.read(0, 1, 1).await.unwrap().records[0].data.len();
     assert_eq!(stream.read(0, 100, line * 5).await.unwrap().records.len(), 5);
     assert_eq!(seqs(&stream.read(50, 3, 1 << 20).await.unwrap()), [0; 0]);
@@ -128,43 +113,17 @@ async fn a_name_that_is_no_safe_file_name_is_refused(journal: Arc<dyn Journal>) 
     for name in ["", ".", "..", ".boot", "a/b", "../../x", "a\0b", "a b"] {
         let refused = journal.open(name).await.err();
         assert!(
-            matches!(
-                refused,
-                Some(StoreError::Invalid {
-                    field: "stream name",
-                    ..
-                })
-            ),
+            matches!(refused, Some(StoreError::Invalid { field: "stream name", .. })),
             "{name:?}: {refused:?}"
         );
         assert!(journal.delete(name).await.is_err(), "{name:?}");
     }
     let stream = journal.open("s").await.unwrap();
-    let bad = Draft {
-        name: "a\"b".into(),
-        body: Bytes::new(),
-        session: "s".into(),
-    };
-    assert!(matches!(
-        stream.append(bad).await,
-        Err(StoreError::Invalid {
-            field: "event name",
-            ..
-        })
-    ));
+    let bad = Draft { name: "a\"b".into(), body: Bytes::new(), session: "s".into() };
+    assert!(matches!(stream.append(bad).await, Err(StoreError::Invalid { field: "event name", .. })));
     let huge = draft(format!(r#""x":"{}""#, "x".repeat(17 << 20)));
-    assert!(matches!(
-        stream.append(huge).await,
-        Err(StoreError::Invalid {
-            field: "event body",
-            ..
-        })
-    ));
-    assert_eq!(
-        stream.append(numbered(1)).await.unwrap(),
-        1,
-        "a refused event has no number"
-    );
+    assert!(matches!(stream.append(huge).await, Err(StoreError::Invalid { field: "event body", .. })));
+    assert_eq!(stream.append(numbered(1)).await.unwrap(), 1, "a refused event has no number");
 }
 
 /// Readers that start at different places while the writer goes on: each sees every later event, once, in order.
@@ -178,10 +137,7 @@ async fn readers_beside_a_writer_see_every_event_once(journal: Arc<dyn Journal>)
             let mut after = reader * 100;
             newest.wait_for(|newest| *newest >= after).await.unwrap();
             while after < EVENTS {
-                let slice = stream
-                    .read(after, 1 + 97 * reader as usize, 20_000)
-                    .await
-                    .unwrap();
+                let slice = stream.read(after, 1 + 97 * reader as usize, 20_000).await.unwrap();
                 assert_eq!(slice.gap, None);
                 for record in &slice.records {
                     assert_eq!(record.seq, after + 1, "reader {reader}");
@@ -203,10 +159,7 @@ async fn readers_beside_a_writer_see_every_event_once(journal: Arc<dyn Journal>)
         }
     }
     for reader in readers {
-        tokio::time::timeout(Duration::from_secs(30), reader)
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(30), reader).await.unwrap().unwrap();
     }
 }
 
@@ -220,19 +173,13 @@ async fn what_was_trimmed_is_told_as_one_gap(journal: Arc<dyn Journal>) {
         }
     }
     let slice = stream.read(17, 5, 1 << 20).await.unwrap();
-    let Some(Gap { from: 18, to }) = slice.gap else {
-        panic!("{:?}", slice.gap)
-    };
+    let Some(Gap { from: 18, to }) = slice.gap else { panic!("{:?}", slice.gap) };
     assert!(to > 500, "{to}");
     assert_eq!(seqs(&slice), (to + 1..to + 6).collect::<Vec<_>>());
     let next = stream.read(to + 5, 5000, 1 << 20).await.unwrap();
     assert_eq!(next.gap, None);
     assert_eq!(seqs(&next), (to + 6..=2000).collect::<Vec<_>>());
-    assert_eq!(
-        stream.read(to, 1, 1 << 20).await.unwrap().gap,
-        None,
-        "the edge is no gap"
-    );
+    assert_eq!(stream.read(to, 1, 1 << 20).await.unwrap().gap, None, "the edge is no gap");
     let oldest = stream.read_back(to + 3, 100).await.unwrap();
     assert_eq!((seqs(&oldest), oldest.gap), (vec![to + 1, to + 2], None));
     let none = stream.read_back(to + 1, 100).await.unwrap();
@@ -280,10 +227,7 @@ mod memory {
 }
 
 mod disk {
-    journal_suite!(
-        on_disk(|_| {}),
-        on_disk(|o| (o.segment_bytes, o.keep_bytes) = (2_000, 20_000))
-    );
+    journal_suite!(on_disk(|_| {}), on_disk(|o| (o.segment_bytes, o.keep_bytes) = (2_000, 20_000)));
 }
 
 /// Nothing fits the ring and each segment has a few lines: every read goes to files.

@@ -61,9 +61,7 @@ impl World {
     fn place(&self, thousandths: u64) -> u64 {
         // Numbers jump, so places are picked among events, with some beside them.
         let at = (self.events.len() as u64 * thousandths / 1000) as usize;
-        self.events
-            .get(at)
-            .map_or(self.newest + thousandths, |(seq, _)| *seq)
+        self.events.get(at).map_or(self.newest + thousandths, |(seq, _)| *seq)
     }
 
     /// Moves on to a copy of the directory, as it would be found if the machine stopped now.
@@ -76,11 +74,7 @@ impl World {
         let mut last = None;
         for entry in std::fs::read_dir(self.dir.path().join("s")).unwrap() {
             let name = entry.unwrap().file_name();
-            std::fs::copy(
-                self.dir.path().join("s").join(&name),
-                copy.path().join("s").join(&name),
-            )
-            .unwrap();
+            std::fs::copy(self.dir.path().join("s").join(&name), copy.path().join("s").join(&name)).unwrap();
             last = last.max(Some(name));
         }
         if let Some(last) = last {
@@ -91,12 +85,7 @@ impl World {
             );
             let line: Vec<u8> = line.bytes().cycle().take(torn).collect();
             let path = copy.path().join("s").join(last);
-            std::fs::OpenOptions::new()
-                .append(true)
-                .open(path)
-                .unwrap()
-                .write_all(&line)
-                .unwrap();
+            std::fs::OpenOptions::new().append(true).open(path).unwrap().write_all(&line).unwrap();
         }
         self.open = None;
         self.dir = copy;
@@ -107,11 +96,7 @@ impl World {
             Step::Append(n, len) => {
                 for _ in 0..n {
                     let body = Bytes::from(format!(r#""x":"{}""#, "y".repeat(len)));
-                    let draft = Draft {
-                        name: "item.delta".into(),
-                        body,
-                        session: "s".into(),
-                    };
+                    let draft = Draft { name: "item.delta".into(), body, session: "s".into() };
                     let seq = self.stream().append(draft).await.unwrap();
                     assert_eq!(seq, self.newest + 1, "no hole and no second use");
                     self.newest = seq;
@@ -129,11 +114,7 @@ impl World {
             Step::Kill(torn) => {
                 self.crash(torn).await;
                 self.open().await;
-                assert_eq!(
-                    *self.stream().newest().borrow(),
-                    self.newest,
-                    "contiguous after kill -9"
-                );
+                assert_eq!(*self.stream().newest().borrow(), self.newest, "contiguous after kill -9");
             }
             Step::PowerCut => {
                 self.crash(0).await;
@@ -151,17 +132,12 @@ impl World {
     }
 
     fn check(&self, record: &optio_store::Record) {
-        let at = self
-            .events
-            .binary_search_by_key(&record.seq, |(seq, _)| *seq)
-            .expect("only what was appended");
+        let at =
+            self.events.binary_search_by_key(&record.seq, |(seq, _)| *seq).expect("only what was appended");
         let value: serde_json::Value = serde_json::from_slice(&record.data).unwrap();
         assert_eq!(value["seq"], record.seq);
         assert_eq!(value["x"].as_str().unwrap().len(), self.events[at].1);
-        assert_eq!(
-            (record.name.as_str(), &value["type"]),
-            ("item.delta", &serde_json::json!("item.delta"))
-        );
+        assert_eq!((record.name.as_str(), &value["type"]), ("item.delta", &serde_json::json!("item.delta")));
     }
 
     async fn read(&self, after: u64, n: usize, bytes: usize) {
@@ -203,12 +179,8 @@ impl World {
         let slice = self.stream().read_back(before, n).await.unwrap();
         let before = before.min(self.newest + 1).max(1);
         let oldest = self.oldest().await;
-        let wanted: Vec<u64> = self
-            .events
-            .iter()
-            .map(|(seq, _)| *seq)
-            .filter(|seq| *seq >= oldest && *seq < before)
-            .collect();
+        let wanted: Vec<u64> =
+            self.events.iter().map(|(seq, _)| *seq).filter(|seq| *seq >= oldest && *seq < before).collect();
         let mut expected = Vec::new();
         for seq in wanted.iter().rev().take(n) {
             if expected.last().is_some_and(|newer| seq + 1 != *newer) {

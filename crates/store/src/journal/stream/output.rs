@@ -33,6 +33,8 @@ pub(super) struct Unsynced {
 
 /// What the writer has to know after a write.
 pub(in crate::journal) struct Wrote {
+    /// The newest number, if it is another one: to be told by [`DiskStream::announce`].
+    pub(in crate::journal) newest: Option<u64>,
     /// There is more to write.
     pub(in crate::journal) more: bool,
     /// A file was opened for it.
@@ -63,14 +65,14 @@ impl DiskStream {
         if output.inflight.is_empty() {
             self.take_batch(&mut output.inflight);
         }
-        let mut wrote = Wrote { more: false, opened: false, warmed: false };
+        let mut wrote = Wrote { more: false, opened: false, warmed: false, newest: None };
         if !output.inflight.is_empty() {
             if !output.deleted {
                 wrote.opened = self.write_inflight(output, buffer)?;
             }
             output.written_at = Instant::now();
             wrote.warmed = !std::mem::replace(&mut output.warm, true);
-            self.publish(output);
+            wrote.newest = Some(self.publish(output));
         }
         let mut intake = lock(&self.intake);
         wrote.more = !intake.pending.is_empty();
@@ -161,8 +163,8 @@ impl DiskStream {
         Ok(())
     }
 
-    /// Makes the written lines readable, trims, and wakes who waits for them.
-    fn publish(&self, output: &mut Output) {
+    /// Makes the written lines readable and trims; answers the newest number.
+    fn publish(&self, output: &mut Output) -> u64 {
         let options = &self.core.options;
         let mut size = 0;
         let mut trimmed = Vec::new();
@@ -191,12 +193,17 @@ impl DiskStream {
         output.inflight.shrink_to(64);
         lock(&self.intake).bytes -= size;
         self.core.pending.fetch_sub(size, Ordering::Relaxed);
-        self.newest.send_replace(newest);
         for first in trimmed {
             if let Err(error) = std::fs::remove_file(segment::path(&self.dir, first)) {
                 tracing::warn!(stream = self.name, first, %error, "trimmed journal segment stays on disk");
             }
         }
+        newest
+    }
+
+    /// Wakes who waits for events up to `newest`.
+    pub(in crate::journal) fn announce(&self, newest: u64) {
+        self.newest.send_replace(newest);
     }
 
     fn note_unsynced(&self, first: u64, lines: u64) {
