@@ -25,6 +25,7 @@
 //! it sleeps for luck; every wait has a condition and a limit.
 
 pub mod auth;
+pub mod browser;
 pub mod client;
 pub mod codex;
 pub mod fake_oauth;
@@ -35,6 +36,7 @@ pub mod server;
 pub mod wait;
 
 pub use auth::{ChatGptLogin, ModelAuth};
+pub use browser::Browser;
 pub use client::{Client, Event, EventStream, Reply, Session};
 pub use codex::{CodexHome, codex_binary};
 pub use fake_oauth::{FakeOauth, OauthMode};
