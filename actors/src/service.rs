@@ -15,6 +15,16 @@ use tracing::{info, warn};
 pub use messages::MessageView;
 pub use seeds::{ImportSeed, SeedLeaseView, SeedView};
 
+/// What questions and answers are made of, so that whoever asks needs to know no package below this one.
+pub mod words {
+    pub use optio_codex_protocol::config::{ConfigError, SessionConfig};
+    pub use optio_codex_protocol::requests::Input;
+    pub use optio_store::{
+        ApprovalId, Gap, JournalStream, Page, PageRequest, Record, RecordFilter, SeedId, SeedStatus, SessionId, Slice,
+        SnapshotId, SnapshotRow, StoreError,
+    };
+}
+
 use crate::conversation::Delivered;
 use crate::error::SessionError;
 use crate::faults::{self, FaultKind};

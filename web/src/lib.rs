@@ -1,15 +1,44 @@
 //! Talk: the HTTP API, the event streams and the browser page.
 //!
-//! Handlers check, convert, ask [`optio_actors::Service`] and map; they decide nothing.
+//! ```text
+//! edge.rs      every request: name, origin, id, headers, the form of refusals, the log
+//! └─ auth.rs   everything under /v1: token or cookie
+//!    └─ sessions.rs  conversation.rs  events.rs  seeds.rs  operation.rs
+//! ```
+//!
+//! Handlers check, convert, ask [`optio_actors::Service`] and map; they decide nothing. [`configure`] is the table of
+//! routes, `error.rs` the one table of what a refusal means in HTTP.
+
+mod auth;
+mod body;
+mod conversation;
+mod edge;
+mod error;
+mod events;
+mod lists;
+mod operation;
+mod origin;
+mod page;
+mod query;
+mod seeds;
+mod sessions;
+mod turn_keys;
 
 use std::sync::Arc;
 
 use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
-use actix_web::web::ServiceConfig;
-use actix_web::{App, Error, HttpResponse};
+use actix_web::dev::{HttpServiceFactory, ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::middleware::from_fn;
+use actix_web::web::{self, Data, ServiceConfig, delete, get, patch, post};
+use actix_web::{App, Error};
 use optio_actors::Service;
 use tokio::sync::watch;
+
+pub use origin::hosts_of;
+
+use auth::{Cookies, Tickets, Token};
+use origin::Allowed;
+use turn_keys::TurnKeys;
 
 /// What the HTTP side has to be told.
 #[derive(Clone)]
@@ -28,9 +57,12 @@ pub struct Web(Arc<Inner>);
 
 struct Inner {
     service: Service,
-    #[allow(dead_code, reason = "the next commit reads it")]
-    options: WebOptions,
-    #[allow(dead_code, reason = "the next commit reads it")]
+    token: Token,
+    cookies: Cookies,
+    tickets: Tickets,
+    allowed: Allowed,
+    public_url: Option<String>,
+    turn_keys: TurnKeys,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -38,36 +70,111 @@ impl Web {
     /// Puts HTTP before `service`. Once `shutdown` is true (or its sender is gone) event streams end and `/readyz`
     /// answers 503.
     pub fn new(service: Service, options: WebOptions, shutdown: watch::Receiver<bool>) -> Self {
-        Self(Arc::new(Inner { service, options, shutdown }))
+        let public_url = options.public_url.as_deref().map(|url| url.trim_end_matches('/'));
+        let secure = public_url.is_some_and(|url| url.starts_with("https://"));
+        Self(Arc::new(Inner {
+            service,
+            token: Token::new(&options.token),
+            cookies: Cookies::new(&options.token, secure),
+            tickets: Tickets::default(),
+            allowed: Allowed::new(&options.allowed_hosts, public_url),
+            public_url: public_url.map(str::to_owned),
+            turn_keys: TurnKeys::default(),
+            shutdown,
+        }))
     }
 
-    /// Mints a link that logs one browser in, once. `base` is where the browser finds the service, without a slash at
-    /// the end.
+    /// Mints a link that logs one browser in, once, within a day. `base` is where the browser finds the service.
     pub fn login_link(&self, base: &str) -> String {
-        format!("{base}/login?ticket={}", uuid::Uuid::new_v4().simple())
+        format!("{}/login?ticket={}", base.trim_end_matches('/'), self.0.tickets.mint())
     }
-}
 
-/// The values of `Host` that name a listener: its own address, and every loopback name if it is (or includes) loopback.
-pub fn hosts_of(address: std::net::SocketAddr) -> Vec<String> {
-    let mut hosts = vec![address.to_string()];
-    if address.ip().is_loopback() || address.ip().is_unspecified() {
-        hosts.extend(["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", address.port())));
+    fn service(&self) -> &Service {
+        &self.0.service
     }
-    hosts
+
+    fn token(&self) -> &Token {
+        &self.0.token
+    }
+
+    fn cookies(&self) -> &Cookies {
+        &self.0.cookies
+    }
+
+    fn tickets(&self) -> &Tickets {
+        &self.0.tickets
+    }
+
+    fn allowed(&self) -> &Allowed {
+        &self.0.allowed
+    }
+
+    fn public_url(&self) -> Option<&str> {
+        self.0.public_url.as_deref()
+    }
+
+    fn turn_keys(&self) -> &TurnKeys {
+        &self.0.turn_keys
+    }
+
+    fn shutdown(&self) -> watch::Receiver<bool> {
+        self.0.shutdown.clone()
+    }
+
+    fn is_going_down(&self) -> bool {
+        *self.0.shutdown.borrow() || self.0.shutdown.has_changed().is_err()
+    }
 }
 
 /// Mounts everything: `App::new().configure(optio_web::configure(web))`.
 pub fn configure(web: Web) -> impl FnOnce(&mut ServiceConfig) + Clone {
     move |config| {
-        config.app_data(actix_web::web::Data::new(web)).route(
-            "/healthz",
-            actix_web::web::get().to(|web: actix_web::web::Data<Web>| async move {
-                let _ = &web.0.service;
-                HttpResponse::Ok().finish()
-            }),
-        );
+        let everything = web::scope("")
+            .service(web::resource("/healthz").route(get().to(operation::health)))
+            .service(web::resource("/readyz").route(get().to(operation::ready)))
+            .service(web::resource("/login").route(get().to(auth::login)))
+            .service(api())
+            .default_service(web::to(page::serve));
+        config.app_data(Data::new(web)).service(everything.wrap(from_fn(edge::edge)));
     }
+}
+
+/// Everything that needs a login.
+fn api() -> impl HttpServiceFactory {
+    let on = |path: &str| web::resource(path.to_owned());
+    web::scope("/v1")
+        .service(on("/sessions").route(get().to(sessions::find)).route(post().to(sessions::create)))
+        .service(
+            on("/sessions/{id}")
+                .route(get().to(sessions::show))
+                .route(patch().to(sessions::change))
+                .route(delete().to(sessions::delete)),
+        )
+        .service(on("/sessions/{id}/stop").route(post().to(sessions::stop)))
+        .service(on("/sessions/{id}/resume").route(post().to(sessions::resume)))
+        .service(on("/sessions/{id}/turns").route(post().to(conversation::send)))
+        .service(on("/sessions/{id}/interrupt").route(post().to(conversation::interrupt)))
+        .service(on("/sessions/{id}/approvals").route(get().to(conversation::approvals)))
+        .service(on("/sessions/{id}/approvals/{approval}").route(post().to(conversation::answer)))
+        .service(on("/sessions/{id}/messages").route(get().to(conversation::messages)))
+        .service(on("/sessions/{id}/events").route(get().to(events::of_session)))
+        .service(on("/sessions/{id}/actors").route(get().to(sessions::actors)))
+        .service(on("/sessions/{id}/snapshots").route(get().to(sessions::snapshots)))
+        .service(on("/sessions/{id}/faults").route(post().to(operation::arm_fault)))
+        .service(on("/events").route(get().to(events::of_service)))
+        .service(
+            on("/seeds")
+                .app_data(seeds::IMPORT_LIMIT)
+                .route(get().to(seeds::find))
+                .route(post().to(seeds::import)),
+        )
+        .service(on("/seeds/{id}").route(get().to(seeds::show)).route(delete().to(seeds::delete)))
+        .service(on("/seeds/{id}/assign").route(post().to(seeds::assign)))
+        .service(on("/seeds/{id}/status").route(post().to(seeds::set_status)))
+        .service(on("/hosts").route(get().to(operation::hosts)))
+        .service(on("/login-links").route(post().to(auth::new_link)))
+        .default_service(web::to(page::no_such_route))
+        .wrap(from_fn(auth::authenticate))
 }
 
 /// The whole application, for `HttpServer::new(move || optio_web::app(web.clone()))`.

@@ -1,0 +1,105 @@
+//! Who may ask: a bearer token for tools, a cookie for browsers, and the link that gives a browser its cookie.
+
+mod cookie;
+mod login;
+mod tickets;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{self, HeaderName};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{Error, HttpMessage};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+pub(crate) use cookie::Cookies;
+pub(crate) use login::{login, new_link};
+pub(crate) use tickets::Tickets;
+
+use crate::Web;
+use crate::edge::{check_origin, only};
+use crate::error::{FORBIDDEN, Problem, UNAUTHENTICATED};
+
+/// What a browser says about the page that sends a request; no page can forge it.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// How a caller showed that it may ask. Everybody who may is the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// A tool with the token.
+    Bearer,
+    /// A browser with a cookie of ours.
+    Cookie,
+}
+
+/// The token, as its hash: comparing hashes takes the same time whatever is wrong, its length too.
+pub(crate) struct Token([u8; 32]);
+
+impl Token {
+    pub(crate) fn new(token: &str) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+
+    fn matches(&self, given: &str) -> bool {
+        let given: [u8; 32] = Sha256::digest(given).into();
+        self.0.ct_eq(&given).into()
+    }
+}
+
+/// Wraps everything under `/v1`.
+pub(crate) async fn authenticate(
+    web: Data<Web>,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    match caller(&web, &request) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            Ok(next.call(request).await?.map_into_boxed_body())
+        }
+        Err(problem) => Ok(request.error_response(problem)),
+    }
+}
+
+fn caller(web: &Web, request: &ServiceRequest) -> Result<Caller, Problem> {
+    if request.headers().contains_key(header::AUTHORIZATION) {
+        let given = only(request.headers(), &header::AUTHORIZATION).and_then(bearer);
+        return match given.is_some_and(|given| web.token().matches(given)) {
+            true => Ok(Caller::Bearer),
+            false => Err(Problem::new(UNAUTHENTICATED, "the bearer token is not this service's")),
+        };
+    }
+    if !web.cookies().admit(request.request()) {
+        let how = "send the token as Authorization: Bearer, or open the login link that the service printed";
+        return Err(Problem::new(UNAUTHENTICATED, how));
+    }
+    check_page(web, request)?;
+    Ok(Caller::Cookie)
+}
+
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Refuses a request that a browser sends with our cookie for a page that is not ours. `SameSite` alone does not see
+/// that: another port of this machine is the same site.
+fn check_page(web: &Web, request: &ServiceRequest) -> Result<(), Problem> {
+    let headers = request.headers();
+    check_origin(web, headers)?;
+    let site = only(headers, &SEC_FETCH_SITE);
+    let unproven = !request.method().is_safe() && !headers.contains_key(header::ORIGIN);
+    let fits = match site {
+        Some("same-origin") => true,
+        Some("none") | None => !unproven,
+        Some(_) => false,
+    };
+    match fits {
+        true => Ok(()),
+        false => Err(Problem::new(
+            FORBIDDEN,
+            "with a cookie, requests are taken from this service's own page only",
+        )),
+    }
+}

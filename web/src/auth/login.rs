@@ -1,0 +1,65 @@
+//! The login link: a browser opens it once and has its cookie.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::web::{Data, ReqData};
+use actix_web::{HttpRequest, HttpResponse};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use super::{Caller, tickets};
+use crate::Web;
+use crate::body::Fields;
+use crate::edge::{ForPeople, only};
+use crate::error::{FORBIDDEN, Problem, UNAUTHENTICATED};
+use crate::query::Params;
+
+/// What somebody reads whose link does not work.
+const USED: &str = "This login link was used already, or has run out.\n\
+    \n\
+    Each link logs in one browser, once. The service prints a new one at each start; whoever has the token can ask \
+    for one with POST /v1/login-links.\n";
+
+/// `GET /login?ticket=…`: a good ticket becomes a cookie.
+pub(crate) async fn login(
+    web: Data<Web>,
+    request: HttpRequest,
+    mut params: Params,
+) -> Result<HttpResponse, Problem> {
+    let ticket = params.text("ticket")?.unwrap_or_default();
+    if web.tickets().take(&ticket) {
+        return Ok(HttpResponse::SeeOther()
+            .insert_header((header::LOCATION, "/"))
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .cookie(web.cookies().bake())
+            .finish());
+    }
+    let accept = request.headers().get(header::ACCEPT);
+    if !accept.and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains("text/html")) {
+        return Err(Problem::new(UNAUTHENTICATED, "the login link was used already, or has run out"));
+    }
+    let mut page =
+        HttpResponse::build(StatusCode::UNAUTHORIZED).content_type("text/plain; charset=utf-8").body(USED);
+    page.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    page.extensions_mut().insert(ForPeople);
+    Ok(page)
+}
+
+/// `POST /v1/login-links`: another link. Not for a browser: what steals a page's session must not get a longer one.
+pub(crate) async fn new_link(
+    web: Data<Web>,
+    request: HttpRequest,
+    caller: ReqData<Caller>,
+    fields: Fields,
+) -> Result<HttpResponse, Problem> {
+    fields.finish()?;
+    if *caller != Caller::Bearer {
+        return Err(Problem::new(FORBIDDEN, "only a caller with the bearer token makes login links"));
+    }
+    // The edge let this name through, so it is one of ours.
+    let host = only(request.headers(), &header::HOST).unwrap_or_default();
+    let base = web.public_url().map_or_else(|| format!("http://{host}"), str::to_owned);
+    let life = SignedDuration::try_from(tickets::LIFE).unwrap_or(SignedDuration::ZERO);
+    let link = json!({ "url": web.login_link(&base), "expires_at": Timestamp::now() + life });
+    Ok(HttpResponse::Created().insert_header((header::CACHE_CONTROL, "no-store")).json(link))
+}
