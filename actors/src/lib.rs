@@ -35,4 +35,4 @@ pub mod trace;
 
 pub use error::SessionError;
 pub use service::Service;
-pub use settings::Settings;
+pub use settings::{Defaults, Settings};

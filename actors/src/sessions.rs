@@ -197,7 +197,8 @@ impl Handler<Launch> for Sessions {
         let settings = self.settings.clone();
         let making = async move {
             checked?;
-            let record = new_record(launch.name, launch.labels, launch.host, launch.config);
+            let config = settings.defaults.under(&launch.config)?;
+            let record = new_record(launch.name, launch.labels, launch.host, config);
             match settings.store.records.insert(record.first_row()?, launch.idempotency).await? {
                 Inserted::New => Ok((record, true)),
                 Inserted::KeyReused => Err(SessionError::KeyReused),

@@ -6,8 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::prelude::*;
+use optio_codex_protocol::config::{ConfigError, SessionConfig};
 use optio_host::Host;
 use optio_store::{JournalStream, Store};
+use serde_json::{Map, Value, json};
 
 use crate::faults::Faults;
 use crate::session::SessionEnded;
@@ -41,6 +43,8 @@ pub struct Settings {
     pub codex: Option<PathBuf>,
     /// See [`ORPHAN_TTL`].
     pub orphan_ttl: Duration,
+    /// What a session gets that does not say otherwise.
+    pub defaults: Defaults,
     /// The root actor, once it lives.
     pub root: OnceLock<Recipient<SessionEnded>>,
 }
@@ -61,7 +65,109 @@ impl Settings {
             trace: Trace::default(),
             codex: None,
             orphan_ttl: ORPHAN_TTL,
+            defaults: Defaults::default(),
             root: OnceLock::new(),
         }
+    }
+}
+
+/// What every new session gets that does not say otherwise: an operator's provider, say, and the key it wants.
+///
+/// Like a session's own, these settings reach Codex on its command line, so they also win over the `config.toml` of a
+/// seed.
+#[derive(Clone, Default)]
+pub struct Defaults {
+    codex_config: Map<String, Value>,
+    env: BTreeMap<String, String>,
+}
+
+impl Defaults {
+    /// Checks the defaults as those of a session would be checked, so that what is wrong with them is known at the
+    /// start and not at the first launch.
+    pub fn new(codex_config: Map<String, Value>, env: BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let session = json!({ "mode": "conversation", "instructions": "", "codex_config": codex_config, "env": env });
+        SessionConfig::from_json(session)?;
+        Ok(Self { codex_config, env })
+    }
+
+    /// Adds to a configuration what it leaves open. A setting is left open when neither it nor a table that it lies in
+    /// is named.
+    pub fn under(&self, config: &SessionConfig) -> Result<SessionConfig, ConfigError> {
+        let has_model = config.model().is_some();
+        config.with(|fields| {
+            if let Value::Object(own) = fields.entry("codex_config").or_insert_with(|| json!({})) {
+                for (key, value) in &self.codex_config {
+                    if !(names(own, key) || has_model && key == "model") {
+                        own.insert(key.clone(), value.clone());
+                    }
+                }
+            }
+            if let Value::Object(own) = fields.entry("env").or_insert_with(|| json!({})) {
+                for (name, value) in &self.env {
+                    own.entry(name.clone()).or_insert_with(|| json!(value));
+                }
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for Defaults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The values of variables may be secrets.
+        let env: Vec<_> = self.env.keys().collect();
+        f.debug_struct("Defaults").field("codex_config", &self.codex_config).field("env", &env).finish()
+    }
+}
+
+/// True when `settings` name the dotted `key` or a table around it.
+fn names(settings: &Map<String, Value>, key: &str) -> bool {
+    let mut dots = key.match_indices('.').map(|(at, _)| &key[..at]);
+    settings.contains_key(key) || dots.any(|table| settings.contains_key(table))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn session(fields: Value) -> SessionConfig {
+        let mut all = json!({ "mode": "conversation", "instructions": "" });
+        all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        SessionConfig::from_json(all).unwrap()
+    }
+
+    fn defaults() -> Defaults {
+        let config = json!({ "model": "m", "model_provider": "house", "model_providers.house.name": "House" });
+        let env = BTreeMap::from([("KEY".to_owned(), "default".to_owned())]);
+        Defaults::new(config.as_object().unwrap().clone(), env).unwrap()
+    }
+
+    #[test]
+    fn what_a_session_says_wins_and_what_it_leaves_open_is_added() {
+        let own = json!({ "codex_config": { "model_provider": "mine" }, "env": { "KEY": "mine", "OTHER": "x" } });
+        let merged = defaults().under(&session(own)).unwrap().to_json();
+        let config = json!({ "model": "m", "model_provider": "mine", "model_providers.house.name": "House" });
+        assert_eq!(merged["codex_config"], config);
+        assert_eq!(merged["env"], json!({ "KEY": "mine", "OTHER": "x" }));
+    }
+
+    #[test]
+    fn a_table_of_the_session_is_not_reached_into() {
+        let own = json!({ "codex_config": { "model_providers.house": { "name": "Mine" } } });
+        let merged = defaults().under(&session(own)).unwrap().to_json();
+        assert_eq!(merged["codex_config"].get("model_providers.house.name"), None);
+    }
+
+    #[test]
+    fn a_model_of_the_session_is_not_contradicted() {
+        let merged = defaults().under(&session(json!({ "model": "mine" }))).unwrap().to_json();
+        assert_eq!((&merged["model"], merged["codex_config"].get("model")), (&json!("mine"), None));
+    }
+
+    #[test]
+    fn defaults_that_no_session_could_have_are_refused_and_values_of_variables_are_never_shown() {
+        let config = json!({ "sandbox_mode": "read-only" });
+        assert!(Defaults::new(config.as_object().unwrap().clone(), BTreeMap::new()).is_err());
+        assert!(!format!("{:?}", defaults()).contains("default\""));
     }
 }
