@@ -85,7 +85,8 @@ impl Defaults {
     /// Checks the defaults as those of a session would be checked, so that what is wrong with them is known at the
     /// start and not at the first launch.
     pub fn new(codex_config: Map<String, Value>, env: BTreeMap<String, String>) -> Result<Self, ConfigError> {
-        let session = json!({ "mode": "conversation", "instructions": "", "codex_config": codex_config, "env": env });
+        let session =
+            json!({ "mode": "conversation", "instructions": "", "codex_config": codex_config, "env": env });
         SessionConfig::from_json(session)?;
         Ok(Self { codex_config, env })
     }
@@ -137,14 +138,16 @@ mod tests {
     }
 
     fn defaults() -> Defaults {
-        let config = json!({ "model": "m", "model_provider": "house", "model_providers.house.name": "House" });
+        let config =
+            json!({ "model": "m", "model_provider": "house", "model_providers.house.name": "House" });
         let env = BTreeMap::from([("KEY".to_owned(), "default".to_owned())]);
         Defaults::new(config.as_object().unwrap().clone(), env).unwrap()
     }
 
     #[test]
     fn what_a_session_says_wins_and_what_it_leaves_open_is_added() {
-        let own = json!({ "codex_config": { "model_provider": "mine" }, "env": { "KEY": "mine", "OTHER": "x" } });
+        let own =
+            json!({ "codex_config": { "model_provider": "mine" }, "env": { "KEY": "mine", "OTHER": "x" } });
         let merged = defaults().under(&session(own)).unwrap().to_json();
         let config = json!({ "model": "m", "model_provider": "mine", "model_providers.house.name": "House" });
         assert_eq!(merged["codex_config"], config);

@@ -1,0 +1,171 @@
+//! The options of `serve`, each at once a flag, an environment variable and a key of the file.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU8;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use clap::builder::BoolishValueParser;
+use clap::{Args, ValueEnum};
+use jiff::SignedDuration;
+use optio_actors::sessions::OnExit;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// What was given, in one place; `None` is what was left out.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// The file that holds what is not given otherwise [default: optio-codex/config.toml in the user's configuration]
+    #[arg(long, env = "OPTIO_CODEX_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Address of HTTP; port 0 takes a free one [default: 127.0.0.1:7340]
+    #[arg(long, env = "OPTIO_CODEX_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Also listen on this Unix socket, which only this user can open
+    #[arg(long, env = "OPTIO_CODEX_UNIX", value_name = "PATH")]
+    pub unix: Option<PathBuf>,
+    /// Directory of the store, the journals and the token [default: optio-codex in the user's data]
+    #[arg(long, env = "OPTIO_CODEX_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Directory of the sessions' working directories [default: tasks in the data directory]
+    #[arg(long, env = "OPTIO_CODEX_TASK_ROOT", value_name = "DIR")]
+    pub task_root: Option<PathBuf>,
+    /// Where logins, snapshots and records are kept: "embedded" [default: embedded]
+    #[arg(long, env = "OPTIO_CODEX_STORE", value_name = "STORE")]
+    pub store: Option<String>,
+    /// Prefix of a shared database's collections; the embedded store has none
+    #[arg(long, env = "OPTIO_CODEX_PREFIX", value_name = "NAME")]
+    pub prefix: Option<String>,
+    /// File of the bearer token, made when it is missing [default: token in the data directory]
+    #[arg(long, env = "OPTIO_CODEX_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Where browsers find the service behind a proxy, such as https://codex.example.org
+    #[arg(long, env = "OPTIO_CODEX_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    /// More names to answer to in the Host header, as name or name:port
+    #[arg(long, env = "OPTIO_CODEX_ALLOWED_HOSTS", value_name = "HOST", value_delimiter = ',')]
+    pub allowed_hosts: Option<Vec<String>>,
+    /// The codex program [default: the one on the PATH]
+    #[arg(long, env = "OPTIO_CODEX_CODEX", value_name = "FILE")]
+    pub codex: Option<PathBuf>,
+    /// What becomes of running sessions when the service ends [default: detach]
+    #[arg(long, env = "OPTIO_CODEX_ON_EXIT", value_name = "WHAT")]
+    pub on_exit: Option<OnExitOption>,
+    /// How long an agent without a seed's lease may live without a service [default: 24h]
+    #[arg(long, env = "OPTIO_CODEX_ORPHAN_TTL", value_name = "TIME")]
+    pub orphan_ttl: Option<SignedDuration>,
+    /// Let people break actors on purpose, to see what happens
+    #[arg(
+        long,
+        env = "OPTIO_CODEX_ENABLE_FAULTS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+    )]
+    pub enable_faults: Option<bool>,
+    /// Threads for HTTP, and as many for the sessions' actors [default: the number of cores]
+    #[arg(long, env = "OPTIO_CODEX_WORKERS", value_name = "N")]
+    pub workers: Option<NonZeroU8>,
+    /// Form of the log on standard error [default: text]
+    #[arg(long, env = "OPTIO_CODEX_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What sessions get that do not say otherwise; in the file only.
+    #[arg(skip)]
+    pub defaults: Option<DefaultOptions>,
+}
+
+/// The `[defaults]` of the file.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DefaultOptions {
+    /// Settings for Codex, as in its own `config.toml`.
+    pub codex_config: BTreeMap<String, Value>,
+    /// Variables of the agents' environment; the values may be secrets.
+    pub env: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for DefaultOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let env: Vec<_> = self.env.keys().collect();
+        f.debug_struct("DefaultOptions").field("codex_config", &self.codex_config).field("env", &env).finish()
+    }
+}
+
+/// What becomes of running sessions when the service ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExitOption {
+    /// They go on, and the next start takes them up again
+    #[default]
+    Detach,
+    /// They are stopped: logins saved, workdirs stored
+    Teardown,
+}
+
+impl From<OnExitOption> for OnExit {
+    fn from(option: OnExitOption) -> Self {
+        match option {
+            OnExitOption::Detach => Self::Detach,
+            OnExitOption::Teardown => Self::Teardown,
+        }
+    }
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl Options {
+    /// Reads a configuration file.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("configuration file {} cannot be read", path.display()))?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses the text of a configuration file. A refusal names the key, the file and the line, but never shows the
+    /// line: it may hold a secret.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        toml::from_str(text).map_err(|refused: toml::de::Error| {
+            let at = refused.span().map_or(0, |span| span.start.min(text.len()));
+            let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let what = refused.message().lines().next().unwrap_or_default();
+            anyhow!("configuration file {}, line {line}: {what}", path.display())
+        })
+    }
+
+    /// Takes from `below` what is left out here.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            config: self.config.or(below.config),
+            listen: self.listen.or(below.listen),
+            unix: self.unix.or(below.unix),
+            data_dir: self.data_dir.or(below.data_dir),
+            task_root: self.task_root.or(below.task_root),
+            store: self.store.or(below.store),
+            prefix: self.prefix.or(below.prefix),
+            token_file: self.token_file.or(below.token_file),
+            public_url: self.public_url.or(below.public_url),
+            allowed_hosts: self.allowed_hosts.or(below.allowed_hosts),
+            codex: self.codex.or(below.codex),
+            on_exit: self.on_exit.or(below.on_exit),
+            orphan_ttl: self.orphan_ttl.or(below.orphan_ttl),
+            enable_faults: self.enable_faults.or(below.enable_faults),
+            workers: self.workers.or(below.workers),
+            log_format: self.log_format.or(below.log_format),
+            defaults: self.defaults.or(below.defaults),
+        }
+    }
+}
