@@ -1,0 +1,204 @@
+//! A service with its HTTP side on a port of its own: real actors and real HTTP, a machine and a store in memory.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::HttpServer;
+use actix_web::dev::ServerHandle;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use optio_actors::sessions::Places;
+use optio_actors::{Service, Settings};
+use optio_host::Host;
+use optio_host::fake::FakeHost;
+use optio_store::memory::MemoryStore;
+use optio_store::{Draft, Journal, JournalStream, MemoryJournal};
+use optio_web::{Web, WebOptions, hosts_of};
+use reqwest::header::{self, HeaderMap};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+pub(crate) const TOKEN: &str = "the-token-of-the-test";
+
+/// Longer than anything here takes.
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+
+pub(crate) struct World {
+    pub(crate) web: Web,
+    pub(crate) base: String,
+    pub(crate) journal: Arc<MemoryJournal>,
+    pub(crate) host: FakeHost,
+    pub(crate) shutdown: watch::Sender<bool>,
+    http: reqwest::Client,
+    server: ServerHandle,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::with(MemoryJournal::new(), None).await
+    }
+
+    pub(crate) async fn with(journal: Arc<MemoryJournal>, public_url: Option<&str>) -> Self {
+        let host = FakeHost::new();
+        // An agent that never says anything: its session is starting until it is stopped.
+        host.on_program(|_| std::future::pending());
+        let machine: Arc<dyn Host> = Arc::new(host.clone());
+        let service_stream = journal.open(optio_actors::events::SERVICE_STREAM).await.unwrap();
+        let store = MemoryStore::new().store(journal.clone());
+        let settings = Settings::new(BTreeMap::from([("local".to_owned(), machine)]), store, service_stream);
+        let service = Service::start(settings, Places::here()).await.unwrap();
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let options = WebOptions {
+            token: TOKEN.to_owned(),
+            allowed_hosts: hosts_of(address),
+            public_url: public_url.map(str::to_owned),
+        };
+        let (shutdown, down) = watch::channel(false);
+        let web = Web::new(service, options, down);
+        let served = web.clone();
+        let server = HttpServer::new(move || optio_web::app(served.clone())).workers(1).listen(listener).unwrap();
+        let server = server.disable_signals().run();
+        let handle = server.handle();
+        actix_web::rt::spawn(server);
+        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let http = http.build().unwrap();
+        let base = format!("http://{address}");
+        Self { web, base, journal, host, shutdown, http, server: handle }
+    }
+
+    /// A request without a login.
+    pub(crate) fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
+    /// A request with the token.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.anonymous(method, path).bearer_auth(TOKEN)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        Reply::to(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Reply {
+        Reply::to(self.request(Method::POST, path).json(&body)).await
+    }
+
+    /// A cookie of the service, as a browser would send it back.
+    pub(crate) async fn cookie(&self) -> String {
+        let link = self.web.login_link(&self.base);
+        let path = link.strip_prefix(&self.base).unwrap();
+        let reply = Reply::to(self.anonymous(Method::GET, path)).await;
+        assert_eq!(reply.status, StatusCode::SEE_OTHER, "{}", reply.text);
+        reply.header("set-cookie").split(';').next().unwrap().to_owned()
+    }
+
+    /// A session whose agent never answers; its id.
+    pub(crate) async fn session(&self) -> String {
+        let reply = self.post("/v1/sessions", json!({ "mode": "conversation", "instructions": "x" })).await;
+        assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text);
+        reply.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The stream of the whole service.
+    pub(crate) async fn service_stream(&self) -> Arc<dyn JournalStream> {
+        self.journal.open(optio_actors::events::SERVICE_STREAM).await.unwrap()
+    }
+
+    pub(crate) async fn stop(self) {
+        self.server.stop(false).await;
+    }
+}
+
+/// An event called `progress` that says `n`.
+pub(crate) fn progress(n: u64) -> Draft {
+    let body = Bytes::from(format!(r#""n":{n},"text":"zwei\nZeilen ✓""#));
+    Draft { name: "progress".into(), body, session: "ses_x".into() }
+}
+
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Reply {
+    pub(crate) async fn to(request: RequestBuilder) -> Self {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        Self { status, headers, text: response.text().await.unwrap() }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|problem| panic!("{problem}: {}", self.text))
+    }
+
+    /// Checks that this is a whole problem; answers its status and code.
+    #[track_caller]
+    pub(crate) fn problem(&self) -> (u16, String) {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{} {}", self.status, self.text);
+        let body = self.json();
+        let code = body["code"].as_str().unwrap();
+        assert_eq!(body["status"], self.status.as_u16(), "{body}");
+        assert_eq!(body["type"], format!("urn:optio-codex:error:{code}"));
+        assert_eq!(body["request_id"], self.header("x-request-id"));
+        assert!(body["instance"].as_str().unwrap().starts_with('/'), "{body}");
+        assert!(body["title"].is_string() && body["detail"].is_string(), "{body}");
+        assert_eq!(body["retryable"].as_bool().unwrap(), self.headers.contains_key(header::RETRY_AFTER), "{body}");
+        (self.status.as_u16(), code.to_owned())
+    }
+
+    /// The fields that a validation problem names.
+    #[track_caller]
+    pub(crate) fn wrong_fields(&self) -> Vec<String> {
+        assert_eq!(self.problem(), (422, "validation".to_owned()), "{}", self.text);
+        let body = self.json();
+        let errors = body["errors"].as_array().unwrap().iter();
+        errors.map(|error| error["field"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+/// Frames of an event stream, each without its blank line.
+pub(crate) struct Frames {
+    response: futures_util::stream::BoxStream<'static, reqwest::Result<Bytes>>,
+    pub(crate) headers: HeaderMap,
+    text: String,
+}
+
+impl Frames {
+    pub(crate) async fn of(request: RequestBuilder) -> Self {
+        let response: Response = request.header(header::ACCEPT, "text/event-stream").send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let headers = response.headers().clone();
+        Self { headers, response: response.bytes_stream().boxed(), text: String::new() }
+    }
+
+    /// The next frame; nothing when the stream is over.
+    pub(crate) async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some((frame, rest)) = self.text.split_once("\n\n") {
+                let (frame, rest) = (frame.to_owned(), rest.to_owned());
+                self.text = rest;
+                return Some(frame);
+            }
+            let chunk = tokio::time::timeout(LIMIT, self.response.next()).await.expect("a frame or the end")?;
+            self.text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
+        }
+    }
+
+    /// The `id` of the next frame.
+    pub(crate) async fn id(&mut self) -> u64 {
+        let frame = self.next().await.expect("the stream goes on");
+        let id = frame.lines().find_map(|line| line.strip_prefix("id: "));
+        id.unwrap_or_else(|| panic!("no id: {frame}")).parse().unwrap()
+    }
+}
