@@ -83,7 +83,8 @@ impl Config {
             codex: None,
             defaults: Defaults::default(),
             on_exit: OnExit::Teardown,
-            orphan_ttl: ORPHAN_TTL,
+            // A test that was killed leaves its agents; they shall not live for a day.
+            orphan_ttl: Duration::from_secs(60),
             enable_faults: false,
             workers: 2,
         }

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use actix_web::HttpServer;
 use anyhow::{Context, Result};
+use optio_actors::events::SERVICE_STREAM;
 use optio_actors::sessions::{OnExit, Places};
 use optio_actors::{Service, Settings};
 use optio_host::{Host, LocalHost, LocalHostConfig};
@@ -44,9 +45,6 @@ const HTTP_GRACE_SECS: u64 = 5;
 
 /// How often the journal's disk is asked after.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-
-/// The name of the stream that feeds the session list.
-const SERVICE_STREAM: &str = "service";
 
 /// A service that owns its data directory and listens, but serves nobody before [`Server::run`].
 pub struct Server {
