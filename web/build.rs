@@ -40,7 +40,9 @@ fn main() {
     }
     if let Err(why) = build(&sources, &out, &page) {
         println!("cargo::warning=the browser page is not in this build: {why}");
-        println!("cargo::warning=the API works without it; for the page have Node.js 20.19 or later on PATH, then `touch web/build.rs` and build again");
+        println!(
+            "cargo::warning=the API works without it; for the page have Node.js 20.19 or later on PATH, then `touch web/build.rs` and build again"
+        );
         println!("cargo::rerun-if-env-changed=PATH");
         clear(&page).unwrap_or_else(|problem| panic!("{}: {problem}", page.display()));
     }
@@ -54,7 +56,11 @@ fn build(sources: &Path, out: &Path, page: &Path) -> Result<(), String> {
         let work = out.join("ui-src");
         copy_sources(sources, &work).map_err(|problem| format!("{}: {problem}", work.display()))?;
         // No package of the page needs a script of its own to run at its installation.
-        npm(&work, page, ["ci", "--ignore-scripts", "--prefer-offline", "--fetch-retries=1", "--loglevel=error"])?;
+        npm(
+            &work,
+            page,
+            ["ci", "--ignore-scripts", "--prefer-offline", "--fetch-retries=1", "--loglevel=error"],
+        )?;
         work
     };
     npm(&work, page, ["run", "build", "--silent"])?;

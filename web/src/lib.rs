@@ -29,7 +29,7 @@ use std::sync::Arc;
 use actix_web::body::MessageBody;
 use actix_web::dev::{HttpServiceFactory, ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::middleware::from_fn;
-use actix_web::web::{self, Data, ServiceConfig, delete, get, patch, post};
+use actix_web::web::{self, Data, ServiceConfig, delete, get, head, patch, post, resource as at};
 use actix_web::{App, Error};
 use optio_actors::Service;
 use tokio::sync::watch;
@@ -130,9 +130,9 @@ impl Web {
 pub fn configure(web: Web) -> impl FnOnce(&mut ServiceConfig) + Clone {
     move |config| {
         let everything = web::scope("")
-            .service(web::resource("/healthz").route(get().to(operation::health)))
-            .service(web::resource("/readyz").route(get().to(operation::ready)))
-            .service(web::resource("/login").route(get().to(auth::login)))
+            .service(at("/healthz").route(get().to(operation::health)).route(head().to(operation::health)))
+            .service(at("/readyz").route(get().to(operation::ready)).route(head().to(operation::ready)))
+            .service(at("/login").route(get().to(auth::login)))
             .service(api())
             .default_service(web::to(page::serve));
         config.app_data(Data::new(web)).service(everything.wrap(from_fn(edge::edge)));
@@ -141,38 +141,37 @@ pub fn configure(web: Web) -> impl FnOnce(&mut ServiceConfig) + Clone {
 
 /// Everything that needs a login.
 fn api() -> impl HttpServiceFactory {
-    let on = |path: &str| web::resource(path.to_owned());
     web::scope("/v1")
-        .service(on("/sessions").route(get().to(sessions::find)).route(post().to(sessions::create)))
+        .service(at("/sessions").route(get().to(sessions::find)).route(post().to(sessions::create)))
         .service(
-            on("/sessions/{id}")
+            at("/sessions/{id}")
                 .route(get().to(sessions::show))
                 .route(patch().to(sessions::change))
                 .route(delete().to(sessions::delete)),
         )
-        .service(on("/sessions/{id}/stop").route(post().to(sessions::stop)))
-        .service(on("/sessions/{id}/resume").route(post().to(sessions::resume)))
-        .service(on("/sessions/{id}/turns").route(post().to(conversation::send)))
-        .service(on("/sessions/{id}/interrupt").route(post().to(conversation::interrupt)))
-        .service(on("/sessions/{id}/approvals").route(get().to(conversation::approvals)))
-        .service(on("/sessions/{id}/approvals/{approval}").route(post().to(conversation::answer)))
-        .service(on("/sessions/{id}/messages").route(get().to(conversation::messages)))
-        .service(on("/sessions/{id}/events").route(get().to(events::of_session)))
-        .service(on("/sessions/{id}/actors").route(get().to(sessions::actors)))
-        .service(on("/sessions/{id}/snapshots").route(get().to(sessions::snapshots)))
-        .service(on("/sessions/{id}/faults").route(post().to(operation::arm_fault)))
-        .service(on("/events").route(get().to(events::of_service)))
+        .service(at("/sessions/{id}/stop").route(post().to(sessions::stop)))
+        .service(at("/sessions/{id}/resume").route(post().to(sessions::resume)))
+        .service(at("/sessions/{id}/turns").route(post().to(conversation::send)))
+        .service(at("/sessions/{id}/interrupt").route(post().to(conversation::interrupt)))
+        .service(at("/sessions/{id}/approvals").route(get().to(conversation::approvals)))
+        .service(at("/sessions/{id}/approvals/{approval}").route(post().to(conversation::answer)))
+        .service(at("/sessions/{id}/messages").route(get().to(conversation::messages)))
+        .service(at("/sessions/{id}/events").route(get().to(events::of_session)))
+        .service(at("/sessions/{id}/actors").route(get().to(sessions::actors)))
+        .service(at("/sessions/{id}/snapshots").route(get().to(sessions::snapshots)))
+        .service(at("/sessions/{id}/faults").route(post().to(operation::arm_fault)))
+        .service(at("/events").route(get().to(events::of_service)))
         .service(
-            on("/seeds")
+            at("/seeds")
                 .app_data(seeds::IMPORT_LIMIT)
                 .route(get().to(seeds::find))
                 .route(post().to(seeds::import)),
         )
-        .service(on("/seeds/{id}").route(get().to(seeds::show)).route(delete().to(seeds::delete)))
-        .service(on("/seeds/{id}/assign").route(post().to(seeds::assign)))
-        .service(on("/seeds/{id}/status").route(post().to(seeds::set_status)))
-        .service(on("/hosts").route(get().to(operation::hosts)))
-        .service(on("/login-links").route(post().to(auth::new_link)))
+        .service(at("/seeds/{id}").route(get().to(seeds::show)).route(delete().to(seeds::delete)))
+        .service(at("/seeds/{id}/assign").route(post().to(seeds::assign)))
+        .service(at("/seeds/{id}/status").route(post().to(seeds::set_status)))
+        .service(at("/hosts").route(get().to(operation::hosts)))
+        .service(at("/login-links").route(post().to(auth::new_link)))
         .default_service(web::to(page::no_such_route))
         .wrap(from_fn(auth::authenticate))
 }

@@ -120,7 +120,10 @@ async fn a_page_is_the_events_as_stored_and_says_where_to_go_on() {
     let rest = world.get("/v1/events?cursor=2").await.json();
     assert_eq!(rest["data"].as_array().unwrap().len(), 3);
     assert_eq!(rest["next_cursor"], Value::Null);
-    assert_eq!(world.get("/v1/events?after=5").await.json(), json!({ "data": [], "next_cursor": null, "newest": 5 }));
+    assert_eq!(
+        world.get("/v1/events?after=5").await.json(),
+        json!({ "data": [], "next_cursor": null, "newest": 5 })
+    );
     world.stop().await;
 }
 

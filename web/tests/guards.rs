@@ -41,7 +41,12 @@ fn mutating() -> impl Iterator<Item = (Method, &'static str)> {
 #[actix_web::test]
 async fn nothing_under_v1_is_had_without_a_login() {
     let world = World::start().await;
-    let unknown = [(Method::GET, "/v1"), (Method::GET, "/v1/"), (Method::GET, "/v1/nothing"), (Method::PUT, "/v1/events")];
+    let unknown = [
+        (Method::GET, "/v1"),
+        (Method::GET, "/v1/"),
+        (Method::GET, "/v1/nothing"),
+        (Method::PUT, "/v1/events"),
+    ];
     // Routes are matched by the decoded path, so the check has to be.
     let disguised = [(Method::GET, "/%761/sessions"), (Method::GET, "/v1/%73essions")];
     for (method, path) in ROUTES.into_iter().chain(unknown).chain(disguised) {
@@ -55,7 +60,8 @@ async fn nothing_under_v1_is_had_without_a_login() {
     }
     let basic = world.anonymous(Method::GET, "/v1/sessions").basic_auth("x", Some(common::TOKEN));
     assert_eq!(Reply::to(basic).await.status, 401);
-    let forged = world.anonymous(Method::GET, "/v1/sessions").header("cookie", "optio_session=9999999999.x.00");
+    let forged =
+        world.anonymous(Method::GET, "/v1/sessions").header("cookie", "optio_session=9999999999.x.00");
     assert_eq!(Reply::to(forged).await.status, 401);
     assert_eq!(world.get("/v1/sessions").await.status, 200);
     world.stop().await;
@@ -133,6 +139,20 @@ async fn a_name_that_is_not_ours_is_refused_before_any_route() {
             assert_eq!(reply.problem(), (421, "bad_host".to_owned()), "{host} {path}");
         }
     }
+    for host in ["", "Host: evil.test", &format!("Host: {0}\r\nHost: {0}", world.authority())] {
+        let status = world.raw(&format!("GET /healthz HTTP/1.1\r\n{host}")).await;
+        // Without one, and with two, it is no request at all to the parser below us.
+        assert!([400, 421].contains(&status), "{status}: {host}");
+    }
+    let ours = format!("Host: {}", world.authority());
+    assert_eq!(world.raw(&format!("GET http://evil.test/healthz HTTP/1.1\r\n{ours}")).await, 421);
+    assert_eq!(world.raw(&format!("GET /healthz HTTP/1.1\r\n{ours}")).await, 200);
+    // What a proxy says about the name is anybody's word.
+    let forwarded = world.request(Method::GET, "/healthz").header("host", "evil.test");
+    let forwarded = forwarded
+        .header("x-forwarded-host", world.authority())
+        .header("forwarded", format!("host={}", world.authority()));
+    assert_eq!(Reply::to(forwarded).await.status, 421);
     let local = world.base.replace("http://127.0.0.1", "localhost");
     assert_eq!(Reply::to(world.request(Method::GET, "/v1/hosts").header("host", local)).await.status, 200);
     world.stop().await;
@@ -143,7 +163,14 @@ async fn no_page_but_ours_changes_anything() {
     let world = World::start().await;
     let cookie = world.cookie().await;
     let port = world.base.rsplit(':').next().unwrap();
-    let foreign = ["http://evil.test", "null", "", "http://127.0.0.1", "http://localhost:1", &format!("http://evil.test:{port}")];
+    let foreign = [
+        "http://evil.test",
+        "null",
+        "",
+        "http://127.0.0.1",
+        "http://localhost:1",
+        &format!("http://evil.test:{port}"),
+    ];
     for (method, path) in mutating() {
         for origin in foreign {
             let request = world.anonymous(method.clone(), path).header("origin", origin);
@@ -158,7 +185,11 @@ async fn no_page_but_ours_changes_anything() {
             if let Some(site) = site {
                 request = request.header("sec-fetch-site", site);
             }
-            assert_eq!(Reply::to(request).await.problem(), (403, "forbidden".to_owned()), "{method} {path} {site:?}");
+            assert_eq!(
+                Reply::to(request).await.problem(),
+                (403, "forbidden".to_owned()),
+                "{method} {path} {site:?}"
+            );
         }
     }
     world.stop().await;
@@ -195,7 +226,9 @@ async fn another_port_of_this_machine_cannot_follow_the_events_with_our_cookie()
 async fn a_simple_post_of_a_foreign_page_is_no_request_of_ours() {
     let world = World::start().await;
     let body = r#"{"mode":"conversation","instructions":"x"}"#;
-    for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp"] {
+    for kind in
+        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp"]
+    {
         let request = world.request(Method::POST, "/v1/sessions").header("content-type", kind).body(body);
         assert_eq!(Reply::to(request).await.problem(), (415, "unsupported_media_type".to_owned()), "{kind}");
     }
@@ -211,7 +244,8 @@ async fn every_answer_carries_the_headers_that_guard_the_page() {
     for path in ["/", "/healthz", "/nothing", "/v1/sessions", "/v1/events"] {
         let reply = world.get(path).await;
         let policy = reply.header("content-security-policy");
-        for rule in ["default-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self'"] {
+        for rule in ["default-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self'"]
+        {
             assert!(policy.contains(rule), "{path}: {policy}");
         }
         assert_eq!(reply.header("x-content-type-options"), "nosniff");

@@ -27,14 +27,18 @@ async fn until(world: &World, id: &str, state: &str) -> Value {
 #[actix_web::test]
 async fn a_session_is_made_shown_changed_stopped_and_forgotten() {
     let world = World::start().await;
-    let body = json!({ "name": "one", "labels": { "team": "a" }, "mode": "conversation", "instructions": "x" });
+    let body =
+        json!({ "name": "one", "labels": { "team": "a" }, "mode": "conversation", "instructions": "x" });
     let made = world.post("/v1/sessions", body).await;
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
     let session = made.json();
     let id = session["id"].as_str().unwrap();
     let path = format!("/v1/sessions/{id}");
     assert_eq!(made.header("location"), path);
-    assert_eq!((&session["name"], &session["host"], &session["state"]), (&json!("one"), &json!("local"), &json!("starting")));
+    assert_eq!(
+        (&session["name"], &session["host"], &session["state"]),
+        (&json!("one"), &json!("local"), &json!("starting"))
+    );
 
     let patch = world.request(Method::PATCH, &path).json(&json!({ "name": "two" }));
     assert_eq!(Reply::to(patch).await.json()["name"], "two");
@@ -43,7 +47,9 @@ async fn a_session_is_made_shown_changed_stopped_and_forgotten() {
         assert_eq!(refused.problem(), (409, "busy".to_owned()), "{rest} while it starts");
         assert_eq!(refused.json()["retryable"], true);
     }
-    for request in [world.request(Method::DELETE, &path), world.request(Method::POST, &format!("{path}/resume"))] {
+    for request in
+        [world.request(Method::DELETE, &path), world.request(Method::POST, &format!("{path}/resume"))]
+    {
         let refused = Reply::to(request).await;
         assert_eq!(refused.problem(), (409, "busy".to_owned()), "{}", refused.text);
     }
@@ -73,7 +79,8 @@ async fn a_key_makes_one_session_however_often_it_is_sent() {
     assert_eq!(first.json()["id"], again.json()["id"]);
     let other = Reply::to(create(&world, "key-2", &body)).await;
     assert_ne!(first.json()["id"], other.json()["id"]);
-    let reused = Reply::to(create(&world, "key-1", &json!({ "mode": "conversation", "instructions": "y" }))).await;
+    let reused =
+        Reply::to(create(&world, "key-1", &json!({ "mode": "conversation", "instructions": "y" }))).await;
     assert_eq!(reused.problem(), (409, "idempotency_conflict".to_owned()));
     assert_eq!(world.get("/v1/sessions").await.json()["data"].as_array().unwrap().len(), 2);
     world.stop().await;
@@ -83,7 +90,8 @@ async fn a_key_makes_one_session_however_often_it_is_sent() {
 async fn a_list_is_paged_and_filtered() {
     let world = World::start().await;
     for (name, team) in [("one", "a"), ("two", "b"), ("three", "b")] {
-        let body = json!({ "name": name, "labels": { "team": team }, "mode": "conversation", "instructions": "x" });
+        let body =
+            json!({ "name": name, "labels": { "team": team }, "mode": "conversation", "instructions": "x" });
         assert_eq!(world.post("/v1/sessions", body).await.status, StatusCode::CREATED);
     }
     let names = async |query: &str| -> Vec<String> {
@@ -112,8 +120,12 @@ async fn a_seed_is_imported_assigned_judged_and_removed_and_never_shown() {
     let path = made.header("location").to_owned();
     let assigned = world.post(&format!("{path}/assign"), json!({ "pool": null })).await;
     assert_eq!(assigned.json()["pool"], Value::Null);
-    let judged = world.post(&format!("{path}/status"), json!({ "status": "dead", "reason": "revoked" })).await;
-    assert_eq!((&judged.json()["status"], &judged.json()["status_reason"]), (&json!("dead"), &json!("revoked")));
+    let judged =
+        world.post(&format!("{path}/status"), json!({ "status": "dead", "reason": "revoked" })).await;
+    assert_eq!(
+        (&judged.json()["status"], &judged.json()["status_reason"]),
+        (&json!("dead"), &json!("revoked"))
+    );
     let list = world.get("/v1/seeds?pool=team").await;
     assert_eq!(list.json()["data"], json!([]));
     for reply in [made, assigned, judged, world.get("/v1/seeds").await, world.get(&path).await] {

@@ -4,12 +4,13 @@
 //! grows memory and never slows another.
 
 use std::convert::Infallible;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::Stream;
-use optio_actors::service::words::{Gap, JournalStream, Record};
+use optio_actors::service::words::{Gap, JournalStream};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -26,6 +27,9 @@ const PING_AFTER: Duration = Duration::from_secs(15);
 
 /// How long a stream lives before the viewer is made to reconnect, so that no proxy cuts it in the middle of a frame.
 const LIFE: Duration = Duration::from_secs(60 * 60);
+
+/// About what a frame has beside its data: names are short, and a guess too low costs one more allocation.
+const FRAME_OVERHEAD: usize = 64;
 
 const RETRY: &[u8] = b"retry: 2000\n\n";
 
@@ -92,14 +96,15 @@ impl Feed {
                 return None;
             }
         };
-        let gap = slice.gap.map(|gap| gap_frame(&gap)).unwrap_or_default();
-        let size =
-            slice.records.iter().map(|record| record.data.len() + record.name.len() + 48).sum::<usize>();
-        let mut frames = BytesMut::with_capacity(gap.1.len() + size);
-        frames.extend_from_slice(gap.1.as_bytes());
-        self.after = self.after.max(gap.0);
+        let size = slice.records.iter().map(|record| record.data.len() + FRAME_OVERHEAD).sum();
+        let mut frames = BytesMut::with_capacity(size);
+        if let Some(gap) = &slice.gap {
+            // With the number of the last event that is gone: a viewer that reconnects is not told again.
+            frame(&mut frames, "gap", gap.to, gap_data(gap).as_bytes());
+            self.after = gap.to;
+        }
         for record in &slice.records {
-            frame(&mut frames, record);
+            frame(&mut frames, &record.name, record.seq, &record.data);
             self.after = record.seq;
         }
         Some(frames.freeze())
@@ -107,16 +112,13 @@ impl Feed {
 }
 
 /// Writes an event as it is stored: not a byte of it is encoded anew.
-fn frame(frames: &mut BytesMut, record: &Record) {
-    let head = format!("event: {}\nid: {}\ndata: ", record.name, record.seq);
-    frames.extend_from_slice(head.as_bytes());
-    frames.extend_from_slice(&record.data);
-    frames.extend_from_slice(b"\n\n");
-}
-
-/// Says which events are gone, with the number of the last of them: a viewer that reconnects then is not told again.
-fn gap_frame(gap: &Gap) -> (u64, String) {
-    (gap.to, format!("event: gap\nid: {}\ndata: {}\n\n", gap.to, gap_data(gap)))
+fn frame(frames: &mut BytesMut, name: &str, seq: u64, data: &[u8]) {
+    frames.put_slice(b"event: ");
+    frames.put_slice(name.as_bytes());
+    // Writing to memory that grows does not fail.
+    let _ = write!(frames, "\nid: {seq}\ndata: ");
+    frames.put_slice(data);
+    frames.put_slice(b"\n\n");
 }
 
 /// A gap in the form of an event.

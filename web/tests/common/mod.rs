@@ -11,14 +11,15 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use optio_actors::sessions::Places;
 use optio_actors::{Service, Settings};
-use optio_host::Host;
 use optio_host::fake::FakeHost;
+use optio_host::{CodexBinary, Host};
 use optio_store::memory::MemoryStore;
 use optio_store::{Draft, Journal, JournalStream, MemoryJournal};
 use optio_web::{Web, WebOptions, hosts_of};
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 pub(crate) const TOKEN: &str = "the-token-of-the-test";
@@ -44,6 +45,11 @@ impl World {
     pub(crate) async fn with(journal: Arc<MemoryJournal>, public_url: Option<&str>) -> Self {
         let host = FakeHost::new();
         // An agent that never says anything: its session is starting until it is stopped.
+        host.codex(CodexBinary {
+            path: "/usr/bin/codex".into(),
+            version: "0.142.5".to_owned(),
+            can_listen: true,
+        });
         host.on_program(|_| std::future::pending());
         let machine: Arc<dyn Host> = Arc::new(host.clone());
         let service_stream = journal.open(optio_actors::events::SERVICE_STREAM).await.unwrap();
@@ -61,7 +67,8 @@ impl World {
         let (shutdown, down) = watch::channel(false);
         let web = Web::new(service, options, down);
         let served = web.clone();
-        let server = HttpServer::new(move || optio_web::app(served.clone())).workers(1).listen(listener).unwrap();
+        let server =
+            HttpServer::new(move || optio_web::app(served.clone())).workers(1).listen(listener).unwrap();
         let server = server.disable_signals().run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
@@ -87,6 +94,23 @@ impl World {
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Reply {
         Reply::to(self.request(Method::POST, path).json(&body)).await
+    }
+
+    /// Sends bytes as they are, for requests that no client makes; answers the status line's number.
+    pub(crate) async fn raw(&self, head: &str) -> u16 {
+        let mut stream = tokio::net::TcpStream::connect(self.authority()).await.unwrap();
+        let request =
+            format!("{}\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n", head.trim());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(LIMIT, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        let status = answer.split(' ').nth(1).unwrap_or_else(|| panic!("no status: {answer:?}"));
+        status.parse().unwrap()
+    }
+
+    /// The value of `Host` that clients send.
+    pub(crate) fn authority(&self) -> &str {
+        self.base.strip_prefix("http://").unwrap()
     }
 
     /// A cookie of the service, as a browser would send it back.
@@ -153,7 +177,11 @@ impl Reply {
         assert_eq!(body["request_id"], self.header("x-request-id"));
         assert!(body["instance"].as_str().unwrap().starts_with('/'), "{body}");
         assert!(body["title"].is_string() && body["detail"].is_string(), "{body}");
-        assert_eq!(body["retryable"].as_bool().unwrap(), self.headers.contains_key(header::RETRY_AFTER), "{body}");
+        assert_eq!(
+            body["retryable"].as_bool().unwrap(),
+            self.headers.contains_key(header::RETRY_AFTER),
+            "{body}"
+        );
         (self.status.as_u16(), code.to_owned())
     }
 
@@ -190,7 +218,8 @@ impl Frames {
                 self.text = rest;
                 return Some(frame);
             }
-            let chunk = tokio::time::timeout(LIMIT, self.response.next()).await.expect("a frame or the end")?;
+            let chunk =
+                tokio::time::timeout(LIMIT, self.response.next()).await.expect("a frame or the end")?;
             self.text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
         }
     }
