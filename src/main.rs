@@ -3,7 +3,7 @@
 //! Exit codes: 0 after a shutdown that was asked for; 1 when the service could not start or broke, with one sentence on
 //! standard error; 2 for flags that make no sense; 128 and the signal's number when a second signal cut a drain short.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -75,6 +75,7 @@ fn log_to_stderr(format: LogFormat) -> Result<()> {
     let filter =
         EnvFilter::try_new(&filter).with_context(|| format!("log filter {filter:?} is not understood"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = log.with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
