@@ -17,7 +17,7 @@ pub use seeds::{ImportSeed, SeedLeaseView, SeedView};
 
 /// What questions and answers are made of, so that whoever asks needs to know no package below this one.
 pub mod words {
-    pub use optio_codex_protocol::config::{ConfigError, SessionConfig};
+    pub use optio_codex_protocol::config::{ConfigError, Effort, SessionConfig};
     pub use optio_codex_protocol::requests::Input;
     pub use optio_store::{
         ApprovalId, Gap, JournalStream, Page, PageRequest, Record, RecordFilter, SeedId, SeedStatus, SessionId, Slice,

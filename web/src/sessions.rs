@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use actix_web::http::header::{self, HeaderName};
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
-use optio_actors::service::words::{RecordFilter, SessionConfig, SnapshotId};
+use optio_actors::service::words::{Effort, RecordFilter, SessionConfig, SnapshotId};
 use optio_actors::session::{ChangeSession, StopMode};
 use optio_actors::sessions::{Launch, Resume};
 use serde_json::Value;
@@ -115,6 +115,13 @@ pub(crate) async fn change(
         effort: fields.optional("effort")?,
     };
     fields.finish()?;
+    if change.model.as_ref().is_some_and(String::is_empty) {
+        return Err(Problem::field("model", "it must not be empty"));
+    }
+    if change.effort.as_ref().is_some_and(|effort| Effort::from_word(effort).is_none()) {
+        let words: Vec<_> = Effort::ALL.iter().map(|effort| effort.as_str()).collect();
+        return Err(Problem::field("effort", format!("it must be one of {}", words.join(", "))));
+    }
     Ok(HttpResponse::Ok().json(web.service().change(&id("session", &path)?, change).await?))
 }
 

@@ -17,7 +17,7 @@ fn conversation(more: Value) -> Value {
 async fn what_is_not_there_is_not_found() {
     let world = World::start().await;
     let absent = "ses_01ARZ3NDEKTSV4RRFFQ69G5FAV";
-    let ids = [absent, "x", "-rf", "ses_%0A", "ses_..%2F..%2Fetc", "%00"];
+    let ids = [absent, "x", "-rf", "ses_%0A", "ses_..%2F..%2Fetc", "%00", "%ff"];
     for id in ids {
         for rest in ["", "/events", "/approvals", "/messages", "/actors", "/snapshots"] {
             let path = format!("/v1/sessions/{id}{rest}");
@@ -145,8 +145,15 @@ async fn a_field_that_is_wrong_or_unknown_is_named() {
     }
     let two = world.post(&on("/stop"), json!({ "a": 1, "b": 2 })).await;
     assert_eq!(two.wrong_fields(), ["a", "b"]);
-    let patch = world.request(Method::PATCH, &on("")).json(&json!({ "state": "idle" }));
-    assert_eq!(Reply::to(patch).await.wrong_fields(), ["state"]);
+    for (change, field) in [
+        (json!({ "state": "idle" }), "state"),
+        (json!({ "effort": "utmost" }), "effort"),
+        (json!({ "model": "" }), "model"),
+        (json!({ "name": "a\nb" }), "name"),
+    ] {
+        let patch = world.request(Method::PATCH, &on("")).json(&change);
+        assert_eq!(Reply::to(patch).await.wrong_fields(), [field], "{change}");
+    }
     world.stop().await;
 }
 

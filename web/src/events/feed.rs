@@ -126,3 +126,131 @@ pub(super) fn gap_data(gap: &Gap) -> String {
     json!({ "v": 1, "seq": gap.to, "type": "gap", "from": gap.from, "to": gap.to, "reason": "retention" })
         .to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::StreamExt;
+    use optio_store::{Draft, Journal, MemoryJournal, Slice};
+
+    use super::*;
+
+    async fn stream(events: usize) -> Arc<dyn JournalStream> {
+        let stream = MemoryJournal::new().open("s").await.unwrap();
+        for _ in 0..events {
+            tell(&stream, b"").await;
+        }
+        stream
+    }
+
+    async fn tell(stream: &Arc<dyn JournalStream>, body: &'static [u8]) {
+        let body = Bytes::from_static(body);
+        let draft = Draft { name: "progress".into(), body, session: "ses_x".into() };
+        stream.append(draft).await.unwrap();
+    }
+
+    fn feed(stream: Arc<dyn JournalStream>) -> (Feed, watch::Sender<bool>) {
+        let (tell, told) = watch::channel(false);
+        (Feed::new(stream, 0, told), tell)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_pings_and_ends_after_an_hour() {
+        let (feed, _shutdown) = feed(stream(0).await);
+        let began = Instant::now();
+        let chunks: Vec<_> = feed.into_body().map(Result::unwrap).collect().await;
+        assert_eq!(began.elapsed(), LIFE);
+        assert_eq!(chunks[0], RETRY);
+        assert!(chunks[1..].iter().all(|chunk| chunk == PING));
+        assert_eq!(chunks.len(), 240, "one at the start and one every 15 s, none at the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_puts_the_next_ping_off() {
+        let stream = stream(0).await;
+        let (mut feed, _shutdown) = feed(stream.clone());
+        feed.next().await;
+        let began = Instant::now();
+        let (chunk, ()) = tokio::join!(feed.next(), async {
+            tokio::time::sleep(PING_AFTER - Duration::from_secs(1)).await;
+            tell(&stream, b"").await;
+        });
+        assert!(chunk.unwrap().starts_with(b"event: progress\nid: 1\n"));
+        assert_eq!(feed.next().await.unwrap(), PING);
+        assert_eq!(began.elapsed(), 2 * PING_AFTER - Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_when_nobody_is_left_to_end_it() {
+        let (mut feed, shutdown) = feed(stream(0).await);
+        feed.next().await;
+        drop(shutdown);
+        assert_eq!(feed.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn many_events_travel_in_one_chunk_and_no_chunk_is_large() {
+        let stream = stream(SLICE_RECORDS + 1).await;
+        let (mut feed, _shutdown) = feed(stream.clone());
+        feed.next().await;
+        let count = |chunk: &Bytes| String::from_utf8_lossy(chunk).matches("\nid: ").count();
+        assert_eq!(count(&feed.next().await.unwrap()), SLICE_RECORDS);
+        assert_eq!(count(&feed.next().await.unwrap()), 1);
+
+        let long: &'static [u8] = [br#""text":""#, vec![b'x'; 100 << 10].as_slice(), b"\""].concat().leak();
+        for _ in 0..10 {
+            tell(&stream, long).await;
+        }
+        let mut seen = 0;
+        while seen < 10 {
+            let chunk = feed.next().await.unwrap();
+            assert!(chunk.len() < SLICE_BYTES + (110 << 10), "{}", chunk.len());
+            seen += count(&chunk);
+        }
+    }
+
+    /// Counts the reads of a stream.
+    struct Counted(Arc<dyn JournalStream>, AtomicUsize);
+
+    #[async_trait::async_trait]
+    impl JournalStream for Counted {
+        async fn append(&self, draft: Draft) -> optio_store::Result<u64> {
+            self.0.append(draft).await
+        }
+
+        async fn flush(&self) -> optio_store::Result<()> {
+            self.0.flush().await
+        }
+
+        async fn read(&self, after: u64, records: usize, bytes: usize) -> optio_store::Result<Slice> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.read(after, records, bytes).await
+        }
+
+        async fn read_back(&self, before: u64, records: usize) -> optio_store::Result<Slice> {
+            self.0.read_back(before, records).await
+        }
+
+        fn newest(&self) -> watch::Receiver<u64> {
+            self.0.newest()
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_ahead_of_a_slow_viewer() {
+        let counted = Arc::new(Counted(stream(10 * SLICE_RECORDS).await, AtomicUsize::new(0)));
+        let (feed, _shutdown) = feed(counted.clone());
+        let mut body = Box::pin(feed.into_body());
+        for reads in 0..4 {
+            assert_eq!(counted.1.load(Ordering::Relaxed), reads);
+            // The first chunk is the retry line; a viewer that asks for no more causes no more reads.
+            if reads == 0 {
+                body.next().await;
+            }
+            body.next().await;
+            tokio::task::yield_now().await;
+        }
+    }
+}
