@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use jiff::Timestamp;
-use optio_codex_protocol::config::{Mode, SeedChoice, SessionConfig};
+use optio_codex_protocol::config::{Mode, SessionConfig};
 use optio_host::TaskId;
 use optio_store::{Holder, Inserted, RunId, SessionId, SnapshotId, StoreError};
 use serde_json::json;
@@ -314,7 +314,7 @@ fn new_record(
         host,
         model: config.model().map(str::to_owned),
         effort: config.effort().map(|effort| effort.as_str().to_owned()),
-        run: Some(new_run(&id, &config)),
+        run: Some(new_run(&id)),
         config,
         created_at: now,
         updated_at: now,
@@ -330,16 +330,13 @@ fn new_record(
     }
 }
 
-fn new_run(session: &SessionId, config: &SessionConfig) -> RunRecord {
+fn new_run(session: &SessionId) -> RunRecord {
     RunRecord {
         id: RunId::mint(),
         started_at: Timestamp::now(),
         holder: Holder::mint(session),
-        // A seed asked for by id is on record before its lease is asked for, so that a lost answer can be mended.
-        seed: match config.seed() {
-            Some(SeedChoice::Id(id)) => id.parse().ok(),
-            Some(SeedChoice::Pool(_)) | None => None,
-        },
+        seed: None,
+        former_seed: None,
         baseline: None,
         lease_expires_at: None,
         lease_lost: false,
@@ -418,13 +415,13 @@ async fn prepare_resume(
     // A kept workdir is newer than any snapshot: it was kept because it could not be stored.
     let from_workdir = wanted.is_none() && record.workdir_kept.is_some();
     let last = record.run.take();
-    let mut run = new_run(&record.id, &record.config);
-    run.seed = last.as_ref().and_then(|last| last.seed.clone()).or(run.seed);
+    let mut run = new_run(&record.id);
+    run.former_seed = last.as_ref().and_then(|last| last.seed.clone().or(last.former_seed.clone()));
     if from_workdir {
         run.resume_thread = last.filter(|last| last.had_turn).and_then(|last| last.thread_id);
     } else {
         run.resume_thread = snapshot.as_ref().and_then(|row| row.thread_id.clone());
-        run.seed = snapshot.as_ref().and_then(|row| row.seed.clone()).or(run.seed);
+        run.former_seed = snapshot.as_ref().and_then(|row| row.seed.clone()).or(run.former_seed);
         run.resumed_from = snapshot.map(|row| row.id);
         record.workdir_kept = None;
     }

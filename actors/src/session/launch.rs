@@ -171,11 +171,11 @@ impl Launching {
     }
 
     fn wanted_seed(&self) -> Result<Option<Want>, LaunchError> {
-        let (choice, of_run) = self.run.ledger.read(|record| {
-            (record.config.seed().cloned(), record.run.as_ref().and_then(|run| run.seed.clone()))
+        let (choice, former) = self.run.ledger.read(|record| {
+            (record.config.seed().cloned(), record.run.as_ref().and_then(|run| run.former_seed.clone()))
         });
         // A resumed run leases the seed it had (T-207).
-        match (of_run, choice) {
+        match (former, choice) {
             (Some(seed), _) => Ok(Some(Want::Seed(seed))),
             (None, Some(SeedChoice::Pool(pool))) => Ok(Some(Want::Pool(pool))),
             (None, Some(SeedChoice::Id(id))) => match id.parse::<SeedId>() {

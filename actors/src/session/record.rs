@@ -68,8 +68,10 @@ pub struct RunRecord {
     pub started_at: Timestamp,
     /// Its holder, minted before any lease is asked for, so that a lease whose answer was lost can be released.
     pub holder: Holder,
-    /// The seed whose lease it has, had, or asked for by id.
+    /// The seed whose lease it has, or had.
     pub seed: Option<SeedId>,
+    /// The seed of the run before, which a resumed one leases again (T-207).
+    pub former_seed: Option<SeedId>,
     /// What the store is known to have of that seed's login.
     pub baseline: Option<Baseline>,
     /// The lease's end by the store's clock, as far as it is known.

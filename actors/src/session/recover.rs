@@ -101,8 +101,8 @@ async fn lease_is_lost(run: &RunContext) -> Option<String> {
 async fn find_lost_lease(run: &RunContext) -> Result<(), StoreError> {
     let (wanted, holder) = run.ledger.read(|record| {
         let of_run = record.run.as_ref();
-        let wanted = record.config.seed().is_some() && of_run.is_some_and(|r| r.seed.is_none());
-        (wanted, of_run.map(|r| r.holder.clone()))
+        let asked = record.config.seed().is_some() || of_run.is_some_and(|r| r.former_seed.is_some());
+        (asked && of_run.is_some_and(|r| r.seed.is_none()), of_run.map(|r| r.holder.clone()))
     });
     let Some(holder) = holder.filter(|_| wanted) else {
         return Ok(());

@@ -573,6 +573,20 @@ async fn no_guard_is_left_when_everything_is_gone() {
     room.clean().await;
 }
 
+#[tokio::test]
+async fn proof_that_all_is_gone_ends_the_watcher_too_even_in_the_middle_of_its_nap() {
+    let room = Room::new().await;
+    // With these limits a nap takes 5 s.
+    room.start("exit 0").await;
+    room.end().await;
+    let watcher = room.watcher().unwrap();
+    assert!(room.host.guard_gone(&room.dir, SOON).await.unwrap());
+    let since = Instant::now();
+    until("the watcher's end", async || !lives(watcher)).await;
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    room.clean().await;
+}
+
 #[test]
 fn the_script_is_clean_for_every_shell_at_hand() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/guard/guard.sh");

@@ -403,6 +403,13 @@ rewatch() {
     watching 0
 }
 
+# retire: ends the watcher, which has nothing left to watch, together with the nap it is taking. It leads a group of its
+# own, since `detached` gave it a session.
+retire() {
+    first "$_og_dir/watcher" && lives "$_og_1" "$_og_2" && [ "$_og_group" = "$_og_1" ] || return 0
+    kill -s KILL -- "-$_og_1" 2>/dev/null
+}
+
 # gone HUNDREDTHS: waits until nothing is left; twice, since a process may be born behind the back of one scan.
 gone() {
     load || return 0
@@ -424,6 +431,7 @@ gone() {
         fi
         nap 10
     done
+    retire
     echo gone
 }
 
