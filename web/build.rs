@@ -1,8 +1,9 @@
 //! Builds the browser page (`ui/`) for `src/page.rs` to embed.
 //!
 //! Nothing is written into the source tree, which may be read-only or somebody's work in progress: the page goes to
-//! `OUT_DIR/ui`. `ui/node_modules` is used where a developer has it, because installing takes longer than everything
-//! else here; without it the sources are copied to `OUT_DIR/ui-src` and the locked packages installed there.
+//! `OUT_DIR/ui`. `ui/node_modules` is used where a developer has it (vite keeps scratch files in there), because
+//! installing takes longer than the build itself; without it the sources are copied to `OUT_DIR/ui-src` and the locked
+//! packages are installed there.
 //!
 //! A machine without npm still builds: `/` then says that the page is missing, and the API works. `OPTIO_SKIP_UI=1`
 //! asks for that.
@@ -55,12 +56,9 @@ fn build(sources: &Path, out: &Path, page: &Path) -> Result<(), String> {
     } else {
         let work = out.join("ui-src");
         copy_sources(sources, &work).map_err(|problem| format!("{}: {problem}", work.display()))?;
-        // No package of the page needs a script of its own to run at its installation.
-        npm(
-            &work,
-            page,
-            ["ci", "--ignore-scripts", "--prefer-offline", "--fetch-retries=1", "--loglevel=error"],
-        )?;
+        // No package of the page needs a script of its own to run at its installation; all of them are for developing.
+        let install = ["ci", "--ignore-scripts", "--include=dev", "--prefer-offline", "--fetch-retries=1"];
+        npm(&work, page, install)?;
         work
     };
     npm(&work, page, ["run", "build", "--silent"])?;

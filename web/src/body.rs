@@ -131,3 +131,42 @@ fn is_json(request: &HttpRequest) -> bool {
     let kind = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
     kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use actix_web::ResponseError;
+    use actix_web::test::TestRequest;
+    use futures_util::{Stream, stream};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_given_up() {
+        let request =
+            TestRequest::post().insert_header((header::CONTENT_TYPE, "application/json")).to_http_request();
+        // A byte each ten seconds, for ever.
+        let drops = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            Some((Ok(Bytes::from_static(b" ")), ()))
+        });
+        let drops: Pin<Box<dyn Stream<Item = _>>> = Box::pin(drops);
+        let mut payload = Payload::Stream { payload: drops };
+        let began = Instant::now();
+        let problem = Fields::from_request(&request, &mut payload).await.unwrap_err();
+        assert_eq!(problem.status_code(), 408);
+        assert_eq!(began.elapsed(), BODY_TIME);
+    }
+
+    #[tokio::test]
+    async fn null_is_the_same_as_absent_and_what_is_left_is_unknown() {
+        let request = TestRequest::post().insert_header((header::CONTENT_TYPE, "application/json"));
+        let (request, mut payload) = request.set_payload(r#"{"a":null,"b":1,"c":2}"#).to_http_parts();
+        let mut fields = Fields::from_request(&request, &mut payload).await.unwrap();
+        assert_eq!(fields.optional::<u8>("a").unwrap(), None);
+        assert!(fields.required::<u8>("a").is_err());
+        assert_eq!(fields.required::<u8>("b").unwrap(), 1);
+        assert_eq!(fields.finish().unwrap_err().to_string(), "unknown: c");
+    }
+}

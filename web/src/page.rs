@@ -56,6 +56,14 @@ fn answer(request: &HttpRequest, name: &str, file: EmbeddedFile) -> HttpResponse
     response.insert_header((header::ETAG, tag));
     match known {
         true => response.finish(),
-        false => response.content_type(file.metadata.mimetype()).body(file.data.into_owned()),
+        false => response.content_type(kind_of(&file)).body(file.data.into_owned()),
+    }
+}
+
+fn kind_of(file: &EmbeddedFile) -> String {
+    let kind = file.metadata.mimetype();
+    match kind.starts_with("text/") {
+        true => format!("{kind}; charset=utf-8"),
+        false => kind.to_owned(),
     }
 }

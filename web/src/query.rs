@@ -73,5 +73,8 @@ impl FromRequest for Params {
 
 /// Reads an id of the path. A text that is no id names nothing that exists.
 pub(crate) fn id<T: FromStr>(what: &str, text: &str) -> Result<T, Problem> {
-    text.parse().map_err(|_| Problem::new(NOT_FOUND, format!("{what} {text:?} does not exist")))
+    text.parse().map_err(|_| {
+        let shown: String = text.chars().take(64).collect();
+        Problem::new(NOT_FOUND, format!("{what} {shown:?} does not exist"))
+    })
 }

@@ -28,7 +28,7 @@ pub(crate) struct TurnKeys(Mutex<VecDeque<Known>>);
 
 impl TurnKeys {
     /// Delivers, unless this key was delivered before or is on its way; then its answer is this one's too. A delivery
-    /// that failed may be tried again.
+    /// that failed may be tried again, one without an answer in time too: what became of it is unknown.
     pub(crate) async fn once(
         &self,
         key: String,
