@@ -20,8 +20,7 @@ const WHAT_TO_TYPE: &str = r#"
   ** THE MODEL IS A MOCK. ** It understands nothing; it answers what the first line of your message says:
 
     @say any words                             those words, streamed
-    @slow 0.5 one two three                    the same, half a second after each word: time to interrupt it,
-                                               or to `kill -9` this program in the middle of a turn
+    @slow 0.5 one two three                    the same, half a second after each word: time to interrupt it
     @call exec_command {"cmd":"ls -la"}        a command that the real codex runs in the session's directory
                                                (and asks you about, if the session was made with permission_gate)
     @http 500                                  a provider that fails
@@ -66,6 +65,7 @@ async fn main() -> Result<()> {
     println!("  page     {}", server.login_link());
     println!("  api      {url}/v1/sessions   (the bearer token is in {})\n", token_file.display());
     server.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
+    dir.close()?;
     println!("\nevery session was stopped in order, and the directory is gone");
     Ok(())
 }

@@ -65,7 +65,7 @@ impl Server {
     /// system, which has to live until [`Server::run`] is over.
     ///
     /// Fails with one sentence for the operator: another service has the data directory, the address is taken, the
-    /// token's file can be read by others. Nothing is left running then.
+    /// token's file can be read by others.
     pub async fn new(config: Config) -> Result<Self> {
         let (store, journal) = open(&config).await?;
         let token = token::load_or_make(&config.token_file)?;
@@ -130,9 +130,11 @@ impl Server {
             () = shutdown => None,
         };
 
-        // `/readyz` says so before anything is refused. There may be nobody left who listens.
-        let _ = self.draining.send(true);
+        // From here on `/readyz` and every request for new work are refused. Viewers stay until the sessions have left:
+        // what they see last is how each ended.
         self.service.drain(self.on_exit).await;
+        // There may be nobody left who listens.
+        let _ = self.draining.send(true);
         handle.stop(true).await;
         let ended = match broken {
             Some(ended) => ended,

@@ -26,6 +26,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Start the service
+    #[command(after_help = "OPTIO_CODEX_LOG (or RUST_LOG) filters the log, such as: warn,optio_actors=debug")]
     Serve(Box<Options>),
     /// Print the version
     Version,

@@ -101,8 +101,12 @@ async fn detach_leaves_the_agent_to_the_next_start_and_teardown_leaves_nothing()
     server.client().session(&stays.id).wait_idle().await;
 
     let server = service().args(["--on-exit", "teardown"]).start().await;
-    server.client().create(session).await.wait_idle().await;
-    assert_eq!(server.term().await, 0);
+    let ends = server.client().create(session).await;
+    ends.wait_idle().await;
+    let mut viewer = ends.events(None).await;
+    server.send_term();
+    viewer.until_named("session.ended", LIMIT).await;
+    assert_eq!(server.wait_for_exit().await, 0);
     // The guard's watchdog, which has seen its agent end, looks up from its sleep within five seconds.
     wait_until("nothing of it runs", LIMIT, || async { server.agents().is_empty() }).await;
     assert_eq!(
@@ -126,6 +130,9 @@ async fn a_second_signal_ends_a_drain_that_takes_long() {
         server.output().contains("service drains").then_some(())
     })
     .await;
+    let client = server.client();
+    let ready = client.send(client.request(Method::GET, "/readyz")).await;
+    assert_eq!((ready.status.as_u16(), ready.problem().as_str()), (503, "draining"));
     server.send_term();
     let asked = Instant::now();
     assert_eq!(server.wait_for_exit().await, 143);
