@@ -13,6 +13,7 @@ use optio_actors::session::phase::State;
 use optio_actors::session::{SendTurn, TurnMode};
 use optio_actors::sessions::{Launch, OnExit};
 use optio_codex::{Config, Server};
+use optio_codex_protocol::messages::Kind;
 use optio_testkit::{MockModel, ModelAuth, codex_binary};
 use serde_json::json;
 
@@ -90,7 +91,7 @@ async fn ask(service: &Service, model: &MockModel, question: &str) -> Result<Str
         }
     }
     let said = service.messages(&session, None, MESSAGES).await?;
-    let answer = said.data.into_iter().find(|message| message.text != question && !message.text.is_empty());
+    let answer = said.data.into_iter().find(|message| message.kind == Kind::Assistant);
     answer.map(|message| message.text).context("the agent said nothing")
 }
 
