@@ -20,8 +20,8 @@ pub mod words {
     pub use optio_codex_protocol::config::{ConfigError, Effort, SessionConfig};
     pub use optio_codex_protocol::requests::Input;
     pub use optio_store::{
-        ApprovalId, Gap, JournalStream, Page, PageRequest, Record, RecordFilter, SeedId, SeedStatus, SessionId, Slice,
-        SnapshotId, SnapshotRow, StoreError,
+        ApprovalId, Gap, JournalStream, Page, PageRequest, Record, RecordFilter, SeedId, SeedStatus,
+        SessionId, Slice, SnapshotId, SnapshotRow, StoreError,
     };
 }
 

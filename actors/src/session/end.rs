@@ -49,12 +49,28 @@ impl Session {
             record.reason = Some(cause.reason.clone());
             record.begin_teardown(cause.style);
         });
-        self.withdraw_approvals(ApprovalState::Cancelled, "the session is stopping");
-        self.events.tell("session.stopping", &json!({ "outcome": cause.outcome, "reason": cause.reason }));
-        self.publish();
-        self.save(ctx);
         self.stop.cancel();
-        // A launch step under way ends first: its outcome must not come after the steps that undo it.
+        if cause.style == StopStyle::Fence {
+            // Somebody else may use the login any moment: the agent goes before anything is written.
+            self.walk_unless_beginning(ctx);
+        }
+        let ledger = self.ledger.clone();
+        let saving = async move { ledger.save().await }.instrument(self.span.clone());
+        // On record first: an end that was announced must not be forgotten by a process that dies now.
+        ctx.spawn(saving.into_actor(self).map(move |saved, session, ctx| {
+            if let Err(problem) = saved {
+                warn!(parent: &session.span, %problem, "end of the run is not on record yet");
+            }
+            session.withdraw_approvals(ApprovalState::Cancelled, "the session is stopping");
+            let told = json!({ "outcome": cause.outcome, "reason": cause.reason });
+            session.events.tell("session.stopping", &told);
+            session.publish();
+            session.walk_unless_beginning(ctx);
+        }));
+    }
+
+    /// A launch step under way ends first: its outcome must not come after the steps that undo it.
+    fn walk_unless_beginning(&mut self, ctx: &mut Context<Self>) {
         if !self.beginning_under_way {
             self.walk(ctx);
         }
@@ -189,10 +205,6 @@ impl Handler<NoteStep> for Session {
             Noted::Began => Deed::StepBegan { step },
             Noted::Ended(outcome) => Deed::StepEnded { step, outcome },
         });
-        if let Some(view) = view {
-            self.events.tell("teardown.step", &json!({ "step": view }));
-        }
-        self.publish();
         let (ledger, run, seam) = (self.ledger.clone(), self.run.clone(), format!("note_{step}"));
         let noting = async move {
             // Killed here, a process has begun (or done) a step that is not on record: the crash tests come here.
@@ -203,6 +215,11 @@ impl Handler<NoteStep> for Session {
                 warn!(%step, %problem, "step is not on record");
             }
         };
-        Box::pin(noting.instrument(self.span.clone()).into_actor(self))
+        Box::pin(noting.instrument(self.span.clone()).into_actor(self).map(move |(), session, _| {
+            if let Some(view) = view {
+                session.events.tell("teardown.step", &json!({ "step": view }));
+            }
+            session.publish();
+        }))
     }
 }

@@ -219,7 +219,7 @@ pub enum StopMode {
     Cancel,
 }
 
-/// Stops the run. Answered at once; the teardown is observable.
+/// Stops the run. Answered when that is on record; the teardown is observable.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<SessionView, SessionError>")]
 pub struct StopSession {
@@ -230,11 +230,12 @@ pub struct StopSession {
 }
 
 impl Handler<StopSession> for Session {
-    type Result = MessageResult<StopSession>;
+    type Result = ResponseActFuture<Self, Result<SessionView, SessionError>>;
 
     fn handle(&mut self, stop: StopSession, ctx: &mut Self::Context) -> Self::Result {
         if let Err(refusal) = self.phase().accepts(Request::Stop) {
-            return MessageResult(Err(SessionError::refused(self.id(), refusal)));
+            let refused = SessionError::refused(self.id(), refusal);
+            return Box::pin(async { Err(refused) }.into_actor(self));
         }
         if self.phase() != Phase::Stopping {
             let seeded = self.ledger.read(|r| r.run.as_ref().is_some_and(|run| run.seed.is_some()));
@@ -244,7 +245,14 @@ impl Handler<StopSession> for Session {
             };
             self.end(Cause { outcome: EndState::Stopped, reason: stop.reason, style }, ctx);
         }
-        MessageResult(Ok(self.status.borrow().clone()))
+        // Whoever is told that it stops may rely on it, whatever becomes of this process.
+        let ledger = self.ledger.clone();
+        let saving = async move { ledger.save().await };
+        Box::pin(saving.instrument(self.span.clone()).into_actor(self).map(|saved, session, _| {
+            saved?;
+            session.publish();
+            Ok(session.status.borrow().clone())
+        }))
     }
 }
 
