@@ -13,7 +13,8 @@ async fn asking(server: &TestServer, model: &MockModel) -> (Client, Session, std
     session.wait_idle().await;
     let file = server.root().join("outside.txt");
     let command = format!("echo hi > {}; echo ran", file.display());
-    let call = json!({ "cmd": command, "sandbox_permissions": "require_escalated", "justification": "to show it" });
+    let call =
+        json!({ "cmd": command, "sandbox_permissions": "require_escalated", "justification": "to show it" });
     session.turn(&format!("@call exec_command {call}")).await;
     let approval = session.pending_approval(LIMIT).await;
     (client, session, file, approval)

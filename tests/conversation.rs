@@ -48,12 +48,15 @@ async fn an_interrupt_ends_a_slow_turn_within_two_seconds() {
     let session = client.create(conversation(&model)).await;
     session.wait_idle().await;
     let mut events = session.events(None).await;
-    session.turn("@slow 0.2 tick tock tick tock tick tock tick tock tick tock tick tock tick tock tick tock").await;
+    session
+        .turn("@slow 0.2 tick tock tick tock tick tock tick tock tick tock tick tock tick tock tick tock")
+        .await;
     events.until_named("item.delta", LIMIT).await;
 
     let asked = Instant::now();
     session.interrupt().await;
-    let ended = events.until_named("turn.completed", Duration::from_secs(2)).await.pop().expect("until gives it");
+    let ended =
+        events.until_named("turn.completed", Duration::from_secs(2)).await.pop().expect("until gives it");
     assert!(asked.elapsed() < Duration::from_secs(2));
     assert_eq!(ended.data["codex"]["turn"]["status"], "interrupted");
     session.wait_idle().await;

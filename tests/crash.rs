@@ -51,7 +51,9 @@ async fn a_turn_that_ended_while_the_service_was_away_has_its_whole_answer() {
     model.release();
     let rollouts = server.task_root().join(&session.id).join("workdir/home/.codex/sessions");
     wait_until("the turn is over without the service", LIMIT, || async {
-        common::files_beneath(&rollouts).iter().any(|f| std::fs::read_to_string(f).is_ok_and(|text| text.contains("task_complete")))
+        common::files_beneath(&rollouts)
+            .iter()
+            .any(|f| std::fs::read_to_string(f).is_ok_and(|text| text.contains("task_complete")))
     })
     .await;
     server.restart().await;
@@ -70,7 +72,8 @@ async fn a_pending_approval_is_asked_again_and_can_be_answered() {
     let session = client.create(conversation(&model)).await;
     session.wait_idle().await;
     let file = server.root().join("outside.txt");
-    let call = json!({ "cmd": format!("echo hi > {}", file.display()), "sandbox_permissions": "require_escalated" });
+    let call =
+        json!({ "cmd": format!("echo hi > {}", file.display()), "sandbox_permissions": "require_escalated" });
     session.turn(&format!("@call exec_command {call}")).await;
     let asked = session.pending_approval(LIMIT).await;
     server.kill_9();
@@ -117,7 +120,9 @@ async fn a_teardown_goes_on_where_the_killed_service_left_it_at_every_step() {
         session.fault(actor, place, "hang").await;
         session.stop("graceful").await;
         let running = |e: &optio_testkit::Event| {
-            e.name == "teardown.step" && e.data["step"]["step"] == name && e.data["step"]["state"] == "running"
+            e.name == "teardown.step"
+                && e.data["step"]["step"] == name
+                && e.data["step"]["state"] == "running"
         };
         events.until(running, LIMIT).await;
         server.kill_9();
@@ -157,7 +162,8 @@ async fn an_agent_never_outlives_its_lease_when_no_service_comes_back() {
     server.kill_9();
     let killed = Instant::now();
     // The lease was renewed at most 10 s before the kill, and holds for 60 s.
-    wait_until("the guard has ended the agent", Duration::from_secs(60), || async { !agent.is_alive() }).await;
+    wait_until("the guard has ended the agent", Duration::from_secs(60), || async { !agent.is_alive() })
+        .await;
     assert!(killed.elapsed() < Duration::from_secs(60));
     wait_until("nothing of it is left", LIMIT, || async { server.agents().is_empty() }).await;
 

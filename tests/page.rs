@@ -32,7 +32,8 @@ async fn a_person_logs_in_talks_answers_an_approval_stops_and_resumes() {
     browser.fill("codex_config", &settings(&model)).await;
     browser.click("Create session").await;
     browser.sees("first try").await;
-    wait_until("the page is at the session", LIMIT, || async { browser.address().await.contains("ses_") }).await;
+    wait_until("the page is at the session", LIMIT, || async { browser.address().await.contains("ses_") })
+        .await;
     let id = browser.address().await.rsplit("/s/").next().unwrap_or_default().to_owned();
     let client = server.client();
     let session = client.session(&id);

@@ -9,12 +9,12 @@ use optio_testkit::{MockModel, ModelAuth, ServerSetup, TestServer, client};
 use serde_json::{Value, json};
 
 /// The service under test, not started yet.
-pub fn service() -> ServerSetup {
+pub(crate) fn service() -> ServerSetup {
     TestServer::of(env!("CARGO_BIN_EXE_optio-codex"))
 }
 
 /// A conversation that talks to the mock model and may do nothing outside its workdir without asking.
-pub fn conversation(model: &MockModel) -> Value {
+pub(crate) fn conversation(model: &MockModel) -> Value {
     json!({
         "mode": "conversation",
         "instructions": "Answer what you are asked.",
@@ -24,7 +24,7 @@ pub fn conversation(model: &MockModel) -> Value {
 }
 
 /// The same with the login of a seed. Its provider stands in the seed's own `config.toml`.
-pub fn seeded(seed: &str) -> Value {
+pub(crate) fn seeded(seed: &str) -> Value {
     json!({
         "mode": "conversation",
         "instructions": "Answer what you are asked.",
@@ -34,31 +34,33 @@ pub fn seeded(seed: &str) -> Value {
 }
 
 /// Imports a login and answers its seed's id.
-pub async fn import(client: &client::Client, model: &MockModel, auth_json: &[u8]) -> String {
+pub(crate) async fn import(client: &client::Client, model: &MockModel, auth_json: &[u8]) -> String {
     client.import_seed("team", auth_json, &model.config(ModelAuth::ChatGpt)).await
 }
 
 /// The text of each assistant message, oldest first.
-pub async fn answers(session: &client::Session) -> Vec<String> {
+pub(crate) async fn answers(session: &client::Session) -> Vec<String> {
     let said = session.messages().await.into_iter().rev();
-    said.filter(|m| m["kind"] == "assistant").map(|m| m["text"].as_str().unwrap_or_default().to_owned()).collect()
+    said.filter(|m| m["kind"] == "assistant")
+        .map(|m| m["text"].as_str().unwrap_or_default().to_owned())
+        .collect()
 }
 
 /// The steps of a session's teardown as (name, state).
-pub fn steps(session: &Value) -> Vec<(String, String)> {
+pub(crate) fn steps(session: &Value) -> Vec<(String, String)> {
     let steps = session["teardown"].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     steps.iter().map(|step| (text(&step["step"]), text(&step["state"]))).collect()
 }
 
 /// The state of one teardown step.
-pub fn step<'a>(session: &'a Value, name: &str) -> &'a Value {
+pub(crate) fn step<'a>(session: &'a Value, name: &str) -> &'a Value {
     let steps = session["teardown"].as_array().into_iter().flatten();
     steps.into_iter().find(|step| step["step"] == name).unwrap_or(&Value::Null)
 }
 
 /// The order that every teardown has.
-pub const ORDER: [&str; 9] = [
+pub(crate) const ORDER: [&str; 9] = [
     "close",
     "stop_agent",
     "quiet_watcher",
@@ -71,7 +73,7 @@ pub const ORDER: [&str; 9] = [
 ];
 
 /// Asserts that the whole teardown ran, each step after the one before it.
-pub fn assert_ordered(session: &Value) {
+pub(crate) fn assert_ordered(session: &Value) {
     let names: Vec<_> = steps(session).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ORDER, "{session:#}");
     let mut before = String::new();
@@ -84,11 +86,11 @@ pub fn assert_ordered(session: &Value) {
 }
 
 /// Every regular file below a directory; none when it is not there.
-pub fn files_beneath(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_beneath(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
     paths.flat_map(|path| if path.is_dir() { files_beneath(&path) } else { vec![path] }).collect()
 }
 
 /// Long enough for a teardown with every patience it has, on a busy machine.
-pub const END: Duration = Duration::from_secs(60);
+pub(crate) const END: Duration = Duration::from_secs(60);

@@ -59,10 +59,7 @@ struct Item {
 impl Answers {
     /// Begins with the thread whose turns count (S-364).
     pub fn new(thread: impl Into<String>) -> Self {
-        Self {
-            thread: thread.into(),
-            open: Vec::new(),
-        }
+        Self { thread: thread.into(), open: Vec::new() }
     }
 
     /// Takes a notification; a `turn/completed` gives the answer. Other methods cost a comparison.
@@ -184,20 +181,13 @@ impl Answers {
 
     /// Answers the turn in the making, begun with its first word.
     fn open(&mut self, turn: &str) -> &mut Open {
-        let at = self
-            .open
-            .iter()
-            .rposition(|open| open.turn == turn)
-            .unwrap_or_else(|| {
-                if self.open.len() == MAX_OPEN_TURNS {
-                    self.open.remove(0);
-                }
-                self.open.push(Open {
-                    turn: turn.to_owned(),
-                    ..Open::default()
-                });
-                self.open.len() - 1
-            });
+        let at = self.open.iter().rposition(|open| open.turn == turn).unwrap_or_else(|| {
+            if self.open.len() == MAX_OPEN_TURNS {
+                self.open.remove(0);
+            }
+            self.open.push(Open { turn: turn.to_owned(), ..Open::default() });
+            self.open.len() - 1
+        });
         &mut self.open[at]
     }
 }
@@ -245,10 +235,7 @@ impl Open {
                 return None;
             }
             None => {
-                self.items.push(Item {
-                    id: id.to_owned(),
-                    text: String::new(),
-                });
+                self.items.push(Item { id: id.to_owned(), text: String::new() });
                 self.items.len() - 1
             }
         };
@@ -280,20 +267,14 @@ mod tests {
     fn delta(answers: &mut Answers, item: &str, text: &str) {
         let params = serde_json::json!({ "threadId": "own", "turnId": "u", "itemId": item, "delta": text })
             .to_string();
-        assert_eq!(
-            answers.notification("item/agentMessage/delta", params.as_bytes()),
-            None
-        );
+        assert_eq!(answers.notification("item/agentMessage/delta", params.as_bytes()), None);
     }
 
     fn item(answers: &mut Answers, kind: &str, item: &str, text: &str) {
         let params = serde_json::json!({
             "threadId": "own", "turnId": "u", "item": { "type": kind, "id": item, "text": text }
         });
-        assert_eq!(
-            answers.notification("item/completed", params.to_string().as_bytes()),
-            None
-        );
+        assert_eq!(answers.notification("item/completed", params.to_string().as_bytes()), None);
     }
 
     fn end(answers: &mut Answers, turn: serde_json::Value) -> Answer {
@@ -310,18 +291,9 @@ mod tests {
         item(&mut answers, "reasoning", "r", "thought");
         item(&mut answers, "agentMessage", "a", "one, ");
         item(&mut answers, "agentMessage", "b", "");
-        let answer = end(
-            &mut answers,
-            serde_json::json!({ "id": "u", "status": "completed" }),
-        );
-        assert_eq!(
-            (answer.text.as_str(), &answer.status),
-            ("one, two", &TurnStatus::Completed)
-        );
-        let again = end(
-            &mut answers,
-            serde_json::json!({ "id": "u", "status": "completed" }),
-        );
+        let answer = end(&mut answers, serde_json::json!({ "id": "u", "status": "completed" }));
+        assert_eq!((answer.text.as_str(), &answer.status), ("one, two", &TurnStatus::Completed));
+        let again = end(&mut answers, serde_json::json!({ "id": "u", "status": "completed" }));
         assert_eq!(again.text, "", "an answer is handed over once");
     }
 
@@ -339,21 +311,16 @@ mod tests {
     #[test]
     fn a_failed_turn_says_why_and_a_retry_is_no_failure() {
         let mut answers = answers();
-        for (message, will_retry) in [
-            ("Reconnecting... 1/5", true),
-            ("broken", false),
-            ("Reconnecting... 2/5", true),
-        ] {
+        for (message, will_retry) in
+            [("Reconnecting... 1/5", true), ("broken", false), ("Reconnecting... 2/5", true)]
+        {
             let params = serde_json::json!({
                 "threadId": "own", "turnId": "u", "error": { "message": message }, "willRetry": will_retry
             });
             answers.notification("error", params.to_string().as_bytes());
         }
         let answer = end(&mut answers, serde_json::json!({ "id": "u", "status": "failed" }));
-        assert_eq!(
-            (answer.status, answer.error.as_deref()),
-            (TurnStatus::Failed, Some("broken"))
-        );
+        assert_eq!((answer.status, answer.error.as_deref()), (TurnStatus::Failed, Some("broken")));
         let turn = serde_json::json!({ "id": "u", "status": "failed", "error": { "message": "final" } });
         assert_eq!(end(&mut answers, turn).error.as_deref(), Some("final"));
     }
@@ -361,26 +328,13 @@ mod tests {
     #[test]
     fn other_threads_and_junk_are_not_in_the_answer() {
         let mut answers = answers();
-        for params in [
-            &br#"{"threadId":"sub","turnId":"u","itemId":"a","delta":"x"}"#[..],
-            b"{}",
-            b"\xff",
-            b"[]",
-        ] {
+        for params in
+            [&br#"{"threadId":"sub","turnId":"u","itemId":"a","delta":"x"}"#[..], b"{}", b"\xff", b"[]"]
+        {
             answers.notification("item/agentMessage/delta", params);
         }
-        assert_eq!(
-            answers.notification("turn/completed", br#"{"threadId":"sub","turn":{"id":"u"}}"#),
-            None
-        );
-        assert_eq!(
-            end(
-                &mut answers,
-                serde_json::json!({ "id": "u", "status": "interrupted" })
-            )
-            .text,
-            ""
-        );
+        assert_eq!(answers.notification("turn/completed", br#"{"threadId":"sub","turn":{"id":"u"}}"#), None);
+        assert_eq!(end(&mut answers, serde_json::json!({ "id": "u", "status": "interrupted" })).text, "");
     }
 
     #[test]
@@ -391,10 +345,7 @@ mod tests {
             delta(&mut answers, "a", "x");
             delta(&mut answers, "a", &piece);
         }
-        let answer = end(
-            &mut answers,
-            serde_json::json!({ "id": "u", "status": "completed" }),
-        );
+        let answer = end(&mut answers, serde_json::json!({ "id": "u", "status": "completed" }));
         assert!(answer.is_truncated && answer.text.len() <= MAX_ANSWER && answer.text.len() > MAX_ANSWER - 2);
     }
 
@@ -406,14 +357,7 @@ mod tests {
             answers.notification("item/agentMessage/delta", params.as_bytes());
         }
         assert_eq!(answers.open.len(), MAX_OPEN_TURNS);
-        assert_eq!(
-            end(
-                &mut answers,
-                serde_json::json!({ "id": "99", "status": "completed" })
-            )
-            .text,
-            "x"
-        );
+        assert_eq!(end(&mut answers, serde_json::json!({ "id": "99", "status": "completed" })).text, "x");
     }
 
     #[test]
@@ -425,15 +369,8 @@ mod tests {
         for _ in 0..200_000 {
             answers.notification("item/agentMessage/delta", params);
         }
-        let answer = end(
-            &mut answers,
-            serde_json::json!({ "id": "u", "status": "completed" }),
-        );
+        let answer = end(&mut answers, serde_json::json!({ "id": "u", "status": "completed" }));
         assert_eq!(answer.text.len(), 1_000_000);
-        assert!(
-            begun.elapsed() < std::time::Duration::from_secs(20),
-            "took {:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "took {:?}", begun.elapsed());
     }
 }

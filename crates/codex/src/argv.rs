@@ -18,14 +18,8 @@ pub const KICKOFF: &str =
 
 /// Names of inherited variables that the agent never sees unless the caller opts out (S-249): credentials of whoever
 /// started the service are not the agent's. A variable that the caller sets itself always survives.
-pub const CREDENTIAL_GLOBS: [&str; 6] = [
-    "*_API_KEY",
-    "*_TOKEN",
-    "*_SECRET",
-    "*_PASSWORD",
-    "*_ACCESS_KEY",
-    "*_SECRET_KEY",
-];
+pub const CREDENTIAL_GLOBS: [&str; 6] =
+    ["*_API_KEY", "*_TOKEN", "*_SECRET", "*_PASSWORD", "*_ACCESS_KEY", "*_SECRET_KEY"];
 
 /// The service's own settings, among them its token. No opt-out lets the agent see them.
 pub const OWN_GLOB: &str = "OPTIO_CODEX_*";
@@ -51,10 +45,7 @@ pub fn app_server(
     if let Listen::Unix(path) = listen {
         argv.extend(["--listen".to_owned(), format!("unix://{path}")]);
     }
-    push_overrides(
-        &mut argv,
-        config.overrides().map(|(key, value)| format!("{key}={value}")),
-    );
+    push_overrides(&mut argv, config.overrides().map(|(key, value)| format!("{key}={value}")));
     push_overrides(&mut argv, sandbox.overrides());
     push_overrides(&mut argv, [FILE_CREDENTIALS.to_owned()]);
     argv
@@ -80,19 +71,13 @@ pub fn terminal(
     if let Some(id) = start.resume {
         argv.extend(["resume".to_owned(), id.to_owned()]);
     }
-    argv.extend([
-        "--ask-for-approval".to_owned(),
-        config.approval_policy().to_string(),
-    ]);
+    argv.extend(["--ask-for-approval".to_owned(), config.approval_policy().to_string()]);
     argv.extend(sandbox.terminal_arguments());
     push_overrides(&mut argv, TERMINAL_DEFAULTS.map(str::to_owned));
     if let Some(effort) = config.effort().map(Effort::as_str) {
         push_overrides(&mut argv, [format!("model_reasoning_effort=\"{effort}\"")]);
     }
-    push_overrides(
-        &mut argv,
-        config.overrides().map(|(key, value)| format!("{key}={value}")),
-    );
+    push_overrides(&mut argv, config.overrides().map(|(key, value)| format!("{key}={value}")));
     push_overrides(&mut argv, [FILE_CREDENTIALS.to_owned()]);
     if let Some(model) = config.model() {
         argv.extend(["--model".to_owned(), model.to_owned()]);
@@ -107,10 +92,8 @@ const FILE_CREDENTIALS: &str = "cli_auth_credentials_store=\"file\"";
 
 /// Settings without which the terminal program of 0.169 leaves a daemon behind that outlives its tmux, or asks about
 /// an update before it takes input (LAB §5). The caller's overrides come later and win.
-const TERMINAL_DEFAULTS: [&str; 2] = [
-    "features.daemon_auto_start=false",
-    "check_for_update_on_startup=false",
-];
+const TERMINAL_DEFAULTS: [&str; 2] =
+    ["features.daemon_auto_start=false", "check_for_update_on_startup=false"];
 
 fn push_overrides(argv: &mut Vec<String>, settings: impl IntoIterator<Item = String>) {
     for setting in settings {
@@ -177,17 +160,10 @@ pub fn environment(config: &SessionConfig, workdir: &str, shims: BrowserShims) -
     add.extend(config.env().clone());
     let mut path_prefix = vec![workdir::below(workdir, workdir::LOCAL_BIN)];
     if shims == BrowserShims::Installed {
-        add.insert(
-            "BROWSER".to_owned(),
-            workdir::below(workdir, workdir::BROWSER_SHIM),
-        );
+        add.insert("BROWSER".to_owned(), workdir::below(workdir, workdir::BROWSER_SHIM));
         path_prefix.insert(0, workdir::below(workdir, workdir::SHIMS));
     }
-    AgentEnvironment {
-        remove,
-        add,
-        path_prefix,
-    }
+    AgentEnvironment { remove, add, path_prefix }
 }
 
 #[cfg(test)]

@@ -101,12 +101,8 @@ pub struct OtherLogin {
 
 /// Members that hold a login which does not rotate, and the `auth_mode` that goes with each (T-124), in one spelling:
 /// lower case without separators.
-const NON_ROTATING: [&str; 4] = [
-    "agentidentity",
-    "personalaccesstoken",
-    "bedrockapikey",
-    "chatgptauthtokens",
-];
+const NON_ROTATING: [&str; 4] =
+    ["agentidentity", "personalaccesstoken", "bedrockapikey", "chatgptauthtokens"];
 
 /// Judges the bytes of an `auth.json`. Never fails: what is no login says what it is instead.
 pub fn read(bytes: &[u8]) -> Credential {
@@ -186,11 +182,7 @@ impl Credential {
     pub fn label(&self) -> Option<String> {
         match self {
             Self::ChatGpt(login) => {
-                let who = login
-                    .email
-                    .as_deref()
-                    .or(login.account_id.as_deref())
-                    .unwrap_or("ChatGPT account");
+                let who = login.email.as_deref().or(login.account_id.as_deref()).unwrap_or("ChatGPT account");
                 Some(match &login.plan {
                     Some(plan) => format!("{who} ({plan})"),
                     None => who.to_owned(),
@@ -216,9 +208,7 @@ impl fmt::Debug for Credential {
             Self::LoggedOut => return f.write_str("LoggedOut"),
             Self::Unreadable(why) => return f.debug_tuple("Unreadable").field(why).finish(),
         };
-        f.debug_tuple(kind)
-            .field(&self.label().unwrap_or_default())
-            .finish()
+        f.debug_tuple(kind).field(&self.label().unwrap_or_default()).finish()
     }
 }
 
@@ -243,9 +233,7 @@ fn classify(file: &Map<String, Value>) -> Credential {
     let tokens = file.get("tokens").and_then(Value::as_object);
     let api_key = text(file, "OPENAI_API_KEY");
     if let (Some(key), "apikey") = (api_key, plain(mode).as_str()) {
-        return Credential::ApiKey(ApiKeyLogin {
-            lineage: sha256_hex(key.as_bytes()),
-        });
+        return Credential::ApiKey(ApiKeyLogin { lineage: sha256_hex(key.as_bytes()) });
     }
     if let Some((tokens, refresh)) = tokens.and_then(|tokens| Some((tokens, text(tokens, "refresh_token")?)))
     {
@@ -255,22 +243,15 @@ fn classify(file: &Map<String, Value>) -> Credential {
         return Credential::Other(other);
     }
     match api_key {
-        Some(key) => Credential::ApiKey(ApiKeyLogin {
-            lineage: sha256_hex(key.as_bytes()),
-        }),
+        Some(key) => Credential::ApiKey(ApiKeyLogin { lineage: sha256_hex(key.as_bytes()) }),
         None => Credential::LoggedOut,
     }
 }
 
 fn chatgpt(file: &Map<String, Value>, tokens: &Map<String, Value>, refresh: &str) -> ChatGptLogin {
-    let claims = text(tokens, "id_token")
-        .and_then(token::claims)
-        .unwrap_or_default();
+    let claims = text(tokens, "id_token").and_then(token::claims).unwrap_or_default();
     let none = Map::new();
-    let openai = claims
-        .get("https://api.openai.com/auth")
-        .and_then(Value::as_object)
-        .unwrap_or(&none);
+    let openai = claims.get("https://api.openai.com/auth").and_then(Value::as_object).unwrap_or(&none);
     let owned = |text: Option<&str>| text.map(str::to_owned);
     ChatGptLogin {
         account_id: owned(text(tokens, "account_id").or_else(|| text(openai, "chatgpt_account_id"))),
@@ -291,10 +272,7 @@ fn other(file: &Map<String, Value>, mode: &str, tokens: Option<&Map<String, Valu
     let held =
         |name: &str, value: &Value| NON_ROTATING.contains(&plain(name).as_str()) && holds_something(value);
     if let Some((name, value)) = file.iter().find(|(name, value)| held(name, value)) {
-        let account_id = value
-            .as_object()
-            .and_then(|v| text(v, "account_id"))
-            .map(str::to_owned);
+        let account_id = value.as_object().and_then(|v| text(v, "account_id")).map(str::to_owned);
         return Some(OtherLogin {
             kind: name.clone(),
             account_id,
@@ -305,14 +283,8 @@ fn other(file: &Map<String, Value>, mode: &str, tokens: Option<&Map<String, Valu
     if !NON_ROTATING.contains(&plain(mode).as_str()) {
         return None;
     }
-    let account_id = tokens
-        .and_then(|tokens| text(tokens, "account_id"))
-        .map(str::to_owned);
-    Some(OtherLogin {
-        kind: mode.to_owned(),
-        account_id,
-        lineage: sha256_hex(access.as_bytes()),
-    })
+    let account_id = tokens.and_then(|tokens| text(tokens, "account_id")).map(str::to_owned);
+    Some(OtherLogin { kind: mode.to_owned(), account_id, lineage: sha256_hex(access.as_bytes()) })
 }
 
 fn holds_something(value: &Value) -> bool {
@@ -325,18 +297,12 @@ fn holds_something(value: &Value) -> bool {
 
 /// A non-empty string member.
 fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    object
-        .get(name)
-        .and_then(Value::as_str)
-        .filter(|text| !text.is_empty())
+    object.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
 /// One spelling of `agent_identity`, `agentIdentity`, `agent-identity`.
 fn plain(word: &str) -> String {
-    word.chars()
-        .filter(|c| c.is_ascii_alphanumeric())
-        .map(|c| c.to_ascii_lowercase())
-        .collect()
+    word.chars().filter(|c| c.is_ascii_alphanumeric()).map(|c| c.to_ascii_lowercase()).collect()
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {

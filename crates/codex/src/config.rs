@@ -129,10 +129,7 @@ impl SessionConfig {
             ("fs_isolation", json!(self.fs_isolation)),
             ("network_access", json!(self.network_access)),
             ("extra_allowed_dirs", json!(grants)),
-            (
-                "ask_for_approval",
-                json!(self.ask_for_approval.map(ApprovalPolicy::as_str)),
-            ),
+            ("ask_for_approval", json!(self.ask_for_approval.map(ApprovalPolicy::as_str))),
             ("permission_gate", json!(self.permission_gate)),
             ("workdir_exclude", json!(self.workdir_exclude)),
             ("conversation_ui", json!(self.conversation_ui)),
@@ -206,9 +203,7 @@ impl SessionConfig {
     /// Gives the model a thread starts with: `model`, or else `default_model`, so that the page never shows a model
     /// that is not running (S-045). Without one it is Codex's choice.
     pub fn model(&self) -> Option<&str> {
-        self.model
-            .as_deref()
-            .or(self.default_model.as_deref().filter(|model| !model.is_empty()))
+        self.model.as_deref().or(self.default_model.as_deref().filter(|model| !model.is_empty()))
     }
 
     /// Gives how hard the model thinks; without one it is the model's own default.
@@ -234,9 +229,7 @@ impl SessionConfig {
     /// Gives the caller's settings for Codex as `(dotted key, TOML)`, ready for `-c key=value`. None of them is a
     /// setting of ours or a secret.
     pub fn overrides(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.overrides
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()))
+        self.overrides.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// Gives the sandbox in force: the configured one, or the one that follows from `fs_isolation` (S-011).
@@ -273,11 +266,7 @@ impl SessionConfig {
     /// Without an explicit value and without the gate it is `never`.
     pub fn approval_policy(&self) -> ApprovalPolicy {
         let open = self.effective_sandbox == SandboxMode::DangerFullAccess;
-        let gate = if open {
-            ApprovalPolicy::Untrusted
-        } else {
-            ApprovalPolicy::OnRequest
-        };
+        let gate = if open { ApprovalPolicy::Untrusted } else { ApprovalPolicy::OnRequest };
         match (self.ask_for_approval, self.permission_gate) {
             (None, false) => ApprovalPolicy::Never,
             (None | Some(ApprovalPolicy::Never), true) => gate,
@@ -293,10 +282,7 @@ impl SessionConfig {
     ///
     /// The archive and AGENTS.md both take this list, so what the agent is told is what happens (S-309).
     pub fn effective_excludes(&self, seeded: bool) -> Vec<String> {
-        let mut patterns = self
-            .workdir_exclude
-            .clone()
-            .unwrap_or_else(default_workdir_excludes);
+        let mut patterns = self.workdir_exclude.clone().unwrap_or_else(default_workdir_excludes);
         if seeded && !patterns.iter().any(|pattern| pattern == workdir::AUTH_JSON) {
             patterns.push(workdir::AUTH_JSON.to_owned());
         }
@@ -374,26 +360,14 @@ impl fmt::Debug for SessionConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut fields = self.fields();
         fields.insert("env".to_owned(), self.env.keys().cloned().collect());
-        fields.insert(
-            "instructions".to_owned(),
-            format!("{} bytes", self.instructions.len()).into(),
-        );
-        f.debug_tuple("SessionConfig")
-            .field(&format_args!("{}", Value::Object(fields)))
-            .finish()
+        fields.insert("instructions".to_owned(), format!("{} bytes", self.instructions.len()).into());
+        f.debug_tuple("SessionConfig").field(&format_args!("{}", Value::Object(fields))).finish()
     }
 }
 
 /// Patterns of what any agent's workdir can do without (S-114). They reach the user's own project too: its `.git`
 /// and `node_modules` do not come back after a resume (S-496).
-const REBUILDABLE: [&str; 6] = [
-    ".git",
-    "node_modules",
-    "__pycache__",
-    ".venv",
-    "*.pyc",
-    ".DS_Store",
-];
+const REBUILDABLE: [&str; 6] = [".git", "node_modules", "__pycache__", ".venv", "*.pyc", ".DS_Store"];
 
 /// Parts of Codex's home that Codex rebuilds by itself. Its databases hold absolute paths and are rebuilt from the
 /// rollouts; the pattern is anchored, so that the user's own databases stay in (S-495).
@@ -413,9 +387,5 @@ const CODEX_REBUILDS: [&str; 11] = [
 
 /// Gives the patterns that stay out of a snapshot when the configuration names none (S-494). Never the rollouts.
 pub fn default_workdir_excludes() -> Vec<String> {
-    REBUILDABLE
-        .iter()
-        .chain(&CODEX_REBUILDS)
-        .map(|pattern| (*pattern).to_owned())
-        .collect()
+    REBUILDABLE.iter().chain(&CODEX_REBUILDS).map(|pattern| (*pattern).to_owned()).collect()
 }

@@ -70,9 +70,7 @@ pub fn pre_trust(text: &str, workdir: &str) -> Result<String, ConfigTomlError> {
     // `projects = { … }` is closed to headers: the entry must go inside of it.
     let mut document: DocumentMut = text.parse().map_err(|error| not_toml(text, &error))?;
     let projects = document.entry("projects").or_insert(Item::Table(Table::new()));
-    let projects = projects
-        .as_table_like_mut()
-        .ok_or(ConfigTomlError::NotATable("projects"))?;
+    let projects = projects.as_table_like_mut().ok_or(ConfigTomlError::NotATable("projects"))?;
     let mut entry = toml_edit::InlineTable::new();
     entry.insert("trust_level", "trusted".into());
     projects.insert(workdir, value(entry));
@@ -85,11 +83,8 @@ pub fn force_file_credentials(text: &str) -> Result<String, ConfigTomlError> {
     let document = parse(text)?;
     let Some(item) = document.as_table().get(STORE_KEY) else {
         // The key must stand before the first table, and only the top of the file is sure to.
-        let (mark, rest) = text.split_at(if text.starts_with('\u{feff}') {
-            '\u{feff}'.len_utf8()
-        } else {
-            0
-        });
+        let (mark, rest) =
+            text.split_at(if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 });
         let newline = if text.contains("\r\n") { "\r\n" } else { "\n" };
         return Ok(format!("{mark}{STORE_KEY} = \"file\"{newline}{rest}"));
     };
@@ -98,10 +93,7 @@ pub fn force_file_credentials(text: &str) -> Result<String, ConfigTomlError> {
     }
     match item.as_value().and_then(|value| value.span()) {
         Some(span) => Ok(format!("{}\"file\"{}", &text[..span.start], &text[span.end..])),
-        None => Err(ConfigTomlError::NotToml {
-            line: 1,
-            reason: format!("{STORE_KEY} is not a value"),
-        }),
+        None => Err(ConfigTomlError::NotToml { line: 1, reason: format!("{STORE_KEY} is not a value") }),
     }
 }
 
@@ -109,9 +101,7 @@ fn trust_entry<S>(document: &Document<S>, workdir: &str) -> Result<bool, ConfigT
     let Some(projects) = document.as_table().get("projects") else {
         return Ok(false);
     };
-    let projects: &dyn TableLike = projects
-        .as_table_like()
-        .ok_or(ConfigTomlError::NotATable("projects"))?;
+    let projects: &dyn TableLike = projects.as_table_like().ok_or(ConfigTomlError::NotATable("projects"))?;
     Ok(projects.contains_key(workdir))
 }
 
@@ -121,14 +111,8 @@ fn parse(text: &str) -> Result<Document<&str>, ConfigTomlError> {
 
 fn not_toml(text: &str, error: &toml_edit::TomlError) -> ConfigTomlError {
     let at = error.span().map_or(0, |span| span.start).min(text.len());
-    let line = 1 + text.as_bytes()[..at]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count();
-    ConfigTomlError::NotToml {
-        line,
-        reason: error.message().to_owned(),
-    }
+    let line = 1 + text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
+    ConfigTomlError::NotToml { line, reason: error.message().to_owned() }
 }
 
 #[cfg(test)]
@@ -155,10 +139,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_becomes_the_entry_alone() {
-        assert_eq!(
-            pre_trust("", "/w").unwrap(),
-            "[projects.\"/w\"]\ntrust_level = \"trusted\"\n"
-        );
+        assert_eq!(pre_trust("", "/w").unwrap(), "[projects.\"/w\"]\ntrust_level = \"trusted\"\n");
     }
 
     #[test]
@@ -191,10 +172,7 @@ mod tests {
 
     #[test]
     fn projects_that_are_no_table_are_an_error() {
-        assert_eq!(
-            pre_trust("projects = 1\n", "/w"),
-            Err(ConfigTomlError::NotATable("projects"))
-        );
+        assert_eq!(pre_trust("projects = 1\n", "/w"), Err(ConfigTomlError::NotATable("projects")));
     }
 
     #[test]
@@ -208,10 +186,7 @@ mod tests {
     #[test]
     fn another_credential_store_is_replaced_in_place() {
         let text = "a = 1\ncli_auth_credentials_store   =  'keyring'  # mine\n[b]\ncli_auth_credentials_store = 'x'\n";
-        assert_eq!(
-            force_file_credentials(text).unwrap(),
-            text.replacen("'keyring'", "\"file\"", 1)
-        );
+        assert_eq!(force_file_credentials(text).unwrap(), text.replacen("'keyring'", "\"file\"", 1));
         assert_eq!(
             force_file_credentials("'cli_auth_credentials_store' = 3").unwrap(),
             "'cli_auth_credentials_store' = \"file\""
@@ -227,10 +202,7 @@ mod tests {
             Err(ConfigTomlError::TooLarge(MAX_CONFIG_TOML + 1))
         );
         let error = validate(b"a = 1\nkey = sk-secret\n").unwrap_err().to_string();
-        assert!(
-            error.contains("line 2") && !error.contains("sk-secret"),
-            "{error}"
-        );
+        assert!(error.contains("line 2") && !error.contains("sk-secret"), "{error}");
     }
 
     proptest! {

@@ -112,10 +112,7 @@ mod tests {
             ("error", "codex.error"),
         ] {
             assert_eq!(name(method), expected);
-            assert_eq!(
-                matches!(name(method), Cow::Borrowed(_)),
-                !expected.starts_with("codex.")
-            );
+            assert_eq!(matches!(name(method), Cow::Borrowed(_)), !expected.starts_with("codex."));
         }
     }
 
@@ -131,11 +128,7 @@ mod tests {
         let found = peek(br#"{"threadId":"t","turnId":"u","itemId":"i","delta":"x"}"#);
         assert!(matches!(
             (&found.thread, &found.turn, &found.item),
-            (
-                Some(Cow::Borrowed("t")),
-                Some(Cow::Borrowed("u")),
-                Some(Cow::Borrowed("i"))
-            )
+            (Some(Cow::Borrowed("t")), Some(Cow::Borrowed("u")), Some(Cow::Borrowed("i")))
         ));
         let found = peek(br#"{"item":{"type":"plan","id":"i","x":{"id":"no"}},"threadId":"t","turnId":"u"}"#);
         assert_eq!(found.item.as_deref(), Some("i"));
@@ -146,13 +139,7 @@ mod tests {
 
     #[test]
     fn what_has_no_ids_has_none() {
-        for params in [
-            &b"{}"[..],
-            b"[]",
-            b"\xff",
-            br#"{"threadId":7}"#,
-            b"{\"threadId\":\"t\"",
-        ] {
+        for params in [&b"{}"[..], b"[]", b"\xff", br#"{"threadId":7}"#, b"{\"threadId\":\"t\""] {
             assert_eq!(peek(params), Peek::default());
         }
     }

@@ -112,10 +112,7 @@ pub struct Conversation {
 impl Conversation {
     /// Begins empty. With a thread, what other threads (sub-agents) say is left out.
     pub fn new(thread: Option<String>) -> Self {
-        Self {
-            thread,
-            ..Self::default()
-        }
+        Self { thread, ..Self::default() }
     }
 
     /// Answers the records, oldest first.
@@ -183,33 +180,25 @@ impl Conversation {
         if self.is_foreign(payload.thread_id.as_deref()) {
             return;
         }
-        let at = self
-            .place(Some(&payload.turn_id), &payload.item_id)
-            .unwrap_or_else(|| {
-                // Its beginning was not heard. Only reasoning counts its parts.
-                let is_reasoning = payload.content_index.is_some() || payload.summary_index.is_some();
-                self.put(Message {
-                    id: payload.item_id.to_string(),
-                    turn: Some(payload.turn_id.to_string()),
-                    kind: if is_reasoning {
-                        Kind::Reasoning
-                    } else {
-                        Kind::Assistant
-                    },
-                    text: String::new(),
-                    status: Status::InProgress,
-                    raw: None,
-                })
-            });
+        let at = self.place(Some(&payload.turn_id), &payload.item_id).unwrap_or_else(|| {
+            // Its beginning was not heard. Only reasoning counts its parts.
+            let is_reasoning = payload.content_index.is_some() || payload.summary_index.is_some();
+            self.put(Message {
+                id: payload.item_id.to_string(),
+                turn: Some(payload.turn_id.to_string()),
+                kind: if is_reasoning { Kind::Reasoning } else { Kind::Assistant },
+                text: String::new(),
+                status: Status::InProgress,
+                raw: None,
+            })
+        });
         let message = &mut self.messages[at];
         // A command's output is not its command line; it comes whole with the item's end.
         if matches!(message.kind, Kind::Assistant | Kind::Reasoning | Kind::Plan)
             && message.status == Status::InProgress
         {
             let room = MAX_TEXT - message.text.len();
-            message
-                .text
-                .push_str(&payload.delta[..payload.delta.floor_char_boundary(room)]);
+            message.text.push_str(&payload.delta[..payload.delta.floor_char_boundary(room)]);
         }
     }
 
@@ -240,17 +229,8 @@ impl Conversation {
         if self.is_foreign(payload.thread_id.as_deref()) {
             return;
         }
-        let status = payload
-            .turn
-            .status
-            .as_deref()
-            .and_then(Status::from_word)
-            .unwrap_or(Status::Completed);
-        self.settle(
-            &payload.turn.id,
-            status,
-            payload.turn.error.map(|error| error.message),
-        );
+        let status = payload.turn.status.as_deref().and_then(Status::from_word).unwrap_or(Status::Completed);
+        self.settle(&payload.turn.id, status, payload.turn.error.map(|error| error.message));
     }
 
     /// Ends a turn: nothing of it grows any more. Only a command may still be running after a good end.
@@ -289,11 +269,7 @@ impl Conversation {
             return;
         };
         if !self.is_foreign(payload.thread_id.as_deref()) {
-            self.put(plan_message(
-                "plan",
-                Some(payload.turn_id.to_string()),
-                &payload.plan,
-            ));
+            self.put(plan_message("plan", Some(payload.turn_id.to_string()), &payload.plan));
         }
     }
 
@@ -322,9 +298,7 @@ impl Conversation {
             kind: Kind::Approval,
             text: cut(text),
             status: Status::InProgress,
-            raw: serde_json::from_slice::<&RawValue>(payload)
-                .ok()
-                .and_then(item::keep),
+            raw: serde_json::from_slice::<&RawValue>(payload).ok().and_then(item::keep),
         });
     }
 

@@ -46,18 +46,11 @@ impl ModelList {
     /// Maps the answers to `model/list`, page after page. Entries without an id or hidden ones are left out; an entry
     /// that is not understood costs only itself; nothing usable at all gives [`ModelList::fallback`].
     pub fn from_pages(pages: &[Bytes]) -> Self {
-        let mut list = Self {
-            models: Vec::new(),
-            default: None,
-        };
+        let mut list = Self { models: Vec::new(), default: None };
         for page in pages {
             list.add_page(page);
         }
-        if list.models.is_empty() {
-            Self::fallback()
-        } else {
-            list
-        }
+        if list.models.is_empty() { Self::fallback() } else { list }
     }
 
     /// What is offered when the server gives no list (S-394).
@@ -133,10 +126,7 @@ impl ModelList {
                     .unwrap_or_else(|| entry.id.clone()),
                 id: entry.id,
                 disabled: false,
-                efforts: entry
-                    .supported_reasoning_efforts
-                    .map(|raw| efforts(raw.get()))
-                    .unwrap_or_default(),
+                efforts: entry.supported_reasoning_efforts.map(|raw| efforts(raw.get())).unwrap_or_default(),
                 default_effort: entry.default_reasoning_effort,
             });
         }
@@ -151,10 +141,7 @@ fn efforts(list: &str) -> Vec<String> {
         reasoning_effort: String,
     }
     let efforts: Vec<Effort> = serde_json::from_str(list).unwrap_or_default();
-    efforts
-        .into_iter()
-        .map(|effort| effort.reasoning_effort)
-        .collect()
+    efforts.into_iter().map(|effort| effort.reasoning_effort).collect()
 }
 
 #[cfg(test)]
@@ -163,10 +150,7 @@ mod tests {
     use super::*;
 
     fn list(pages: &[&'static str]) -> ModelList {
-        let pages: Vec<Bytes> = pages
-            .iter()
-            .map(|page| Bytes::from_static(page.as_bytes()))
-            .collect();
+        let pages: Vec<Bytes> = pages.iter().map(|page| Bytes::from_static(page.as_bytes())).collect();
         ModelList::from_pages(&pages)
     }
 
@@ -179,11 +163,8 @@ mod tests {
         assert_eq!(next_cursor(first.as_bytes()).as_deref(), Some("2"));
         assert_eq!(next_cursor(second.as_bytes()), None);
         let list = list(&[first, second]);
-        let labels: Vec<_> = list
-            .models
-            .iter()
-            .map(|model| (model.id.as_str(), model.label.as_str()))
-            .collect();
+        let labels: Vec<_> =
+            list.models.iter().map(|model| (model.id.as_str(), model.label.as_str())).collect();
         assert_eq!(labels, [("a", "A"), ("b", "b")]);
         assert_eq!(list.default.as_deref(), Some("a"));
         assert_eq!(list.models[0].efforts, ["low", "medium"]);
@@ -191,12 +172,7 @@ mod tests {
 
     #[test]
     fn no_usable_list_is_the_fallback() {
-        for pages in [
-            &[][..],
-            &["null"],
-            &[r#"{"data":7}"#],
-            &[r#"{"data":[{"id":"h","hidden":true}]}"#],
-        ] {
+        for pages in [&[][..], &["null"], &[r#"{"data":7}"#], &[r#"{"data":[{"id":"h","hidden":true}]}"#]] {
             assert_eq!(list(pages), ModelList::fallback());
         }
     }

@@ -136,22 +136,9 @@ pub fn initialize(id: u64, version: &str) -> String {
     struct Capabilities {
         opt_out_notification_methods: [&'static str; 1],
     }
-    let client_info = ClientInfo {
-        name: "optio_codex",
-        title: "Optio",
-        version,
-    };
-    let capabilities = Capabilities {
-        opt_out_notification_methods: OPTED_OUT,
-    };
-    request(
-        id,
-        method::INITIALIZE,
-        Params {
-            client_info,
-            capabilities,
-        },
-    )
+    let client_info = ClientInfo { name: "optio_codex", title: "Optio", version };
+    let capabilities = Capabilities { opt_out_notification_methods: OPTED_OUT };
+    request(id, method::INITIALIZE, Params { client_info, capabilities })
 }
 
 /// Encodes the notification that follows the answer to `initialize` (S-336).
@@ -160,9 +147,7 @@ pub fn initialized() -> String {
     struct Notification {
         method: &'static str,
     }
-    encode(&Notification {
-        method: method::INITIALIZED,
-    })
+    encode(&Notification { method: method::INITIALIZED })
 }
 
 /// Encodes `account/read` without a refresh. An error answer is a warning, not a failure (LAB §2).
@@ -218,15 +203,7 @@ pub fn turn_start(id: u64, thread_id: &str, input: &[Input], options: TurnOption
         #[serde(flatten)]
         options: TurnOptions<'a>,
     }
-    request(
-        id,
-        method::TURN_START,
-        Params {
-            thread_id,
-            input,
-            options,
-        },
-    )
+    request(id, method::TURN_START, Params { thread_id, input, options })
 }
 
 /// Encodes `turn/steer`; the server refuses it when another turn runs, or none.
@@ -238,15 +215,7 @@ pub fn turn_steer(id: u64, thread_id: &str, expected_turn_id: &str, input: &[Inp
         expected_turn_id: &'a str,
         input: &'a [Input],
     }
-    request(
-        id,
-        method::TURN_STEER,
-        Params {
-            thread_id,
-            expected_turn_id,
-            input,
-        },
-    )
+    request(id, method::TURN_STEER, Params { thread_id, expected_turn_id, input })
 }
 
 /// Encodes `turn/interrupt`; the turn ends with the later `turn/completed` (S-346).

@@ -48,9 +48,8 @@ impl Header {
             source: Option<serde_json::Value>,
             parent_thread_id: Option<String>,
         }
-        let line: Line<'_> = serde_json::from_slice(line)
-            .ok()
-            .filter(|line: &Line<'_>| line.r#type == "session_meta")?;
+        let line: Line<'_> =
+            serde_json::from_slice(line).ok().filter(|line: &Line<'_>| line.r#type == "session_meta")?;
         let meta: Meta = serde_json::from_str(line.payload.get()).ok()?;
         Some(Self {
             id: meta.id,

@@ -131,10 +131,7 @@ fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, 
 /// deep nesting can hurt.
 pub fn route(line: Bytes) -> Incoming {
     let line = line.slice_ref(line.trim_ascii());
-    let foreign = |why| Incoming::Foreign {
-        line: line.clone(),
-        why,
-    };
+    let foreign = |why| Incoming::Foreign { line: line.clone(), why };
     // A derived struct would also be read from an array, member by member.
     match line.first() {
         None => return foreign(BLANK),
@@ -188,11 +185,7 @@ fn refusal<'a>(raw: &'a RawValue, share: impl Fn(&'a RawValue) -> Bytes) -> RpcE
         data: Option<&'a RawValue>,
     }
     match serde_json::from_str::<Wire<'_>>(raw.get()) {
-        Ok(wire) => RpcError {
-            code: wire.code,
-            message: wire.message,
-            data: wire.data.map(share),
-        },
+        Ok(wire) => RpcError { code: wire.code, message: wire.message, data: wire.data.map(share) },
         Err(_) => RpcError {
             code: INTERNAL_ERROR,
             message: "the server refused without a readable reason".to_owned(),
@@ -223,10 +216,7 @@ pub fn encode_error(id: &RequestId, code: i64, message: &str) -> String {
         code: i64,
         message: &'a str,
     }
-    encode(&Answer {
-        id,
-        error: Body { code, message },
-    })
+    encode(&Answer { id, error: Body { code, message } })
 }
 
 /// Writes one JSON text on one line. Within strings line ends are escaped; raw JSON from elsewhere may still have them
@@ -234,11 +224,7 @@ pub fn encode_error(id: &RequestId, code: i64, message: &str) -> String {
 pub(crate) fn encode(value: &impl Serialize) -> String {
     let text =
         serde_json::to_string(value).expect("a value of strings, numbers and valid raw JSON always encodes");
-    if text.contains(['\n', '\r']) {
-        text.replace(['\n', '\r'], " ")
-    } else {
-        text
-    }
+    if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text }
 }
 
 /// A string of a payload, borrowed from it unless it holds an escape.

@@ -32,11 +32,7 @@ impl SandboxSettings {
                 .collect(),
             false => Vec::new(),
         };
-        Self {
-            mode,
-            writable_roots,
-            network_access: confined && config.network_access(),
-        }
+        Self { mode, writable_roots, network_access: confined && config.network_access() }
     }
 
     /// Gives the mode; its word is what `thread/start` sends (S-291).
@@ -100,10 +96,7 @@ mod tests {
 
     fn settings(change: Value) -> SandboxSettings {
         let mut fields = json!({ "mode": "conversation", "instructions": "" });
-        fields
-            .as_object_mut()
-            .unwrap()
-            .extend(change.as_object().unwrap().clone());
+        fields.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         SandboxSettings::resolve(&SessionConfig::from_json(fields).unwrap(), "/home/u")
     }
 

@@ -199,10 +199,7 @@ pub fn classify(id: &RequestId, method: &str, params: &Bytes) -> ServerRequest {
         "mcpServer/elicitation/request" => question(id, params, QuestionKind::Elicitation),
         "item/tool/call" => {
             let why = "this client offers no tools of its own";
-            ServerRequest::Refused {
-                answer: answer::failed_tool_call(id, why),
-                why,
-            }
+            ServerRequest::Refused { answer: answer::failed_tool_call(id, why), why }
         }
         "account/chatgptAuthTokens/refresh" => {
             refused(id, "this client does not hold the login: codex refreshes it")
@@ -213,10 +210,7 @@ pub fn classify(id: &RequestId, method: &str, params: &Bytes) -> ServerRequest {
 }
 
 fn refused(id: &RequestId, why: &'static str) -> ServerRequest {
-    ServerRequest::Refused {
-        answer: rpc::encode_error(id, METHOD_NOT_FOUND, why),
-        why,
-    }
+    ServerRequest::Refused { answer: rpc::encode_error(id, METHOD_NOT_FOUND, why), why }
 }
 
 /// Reads what can be shown; whatever is missing, the request is still there to be decided.
@@ -254,13 +248,8 @@ fn approval(id: &RequestId, params: &Bytes, kind: ApprovalKind, dialect: Dialect
         cwd: found.cwd,
         reason: found.reason,
         grant_root: found.grant_root,
-        changes: found
-            .permissions
-            .map(|raw| params.slice_ref(raw.get().as_bytes())),
-        available: found
-            .available_decisions
-            .map(|raw| first_words(raw.get()))
-            .unwrap_or_default(),
+        changes: found.permissions.map(|raw| params.slice_ref(raw.get().as_bytes())),
+        available: found.available_decisions.map(|raw| first_words(raw.get())).unwrap_or_default(),
         raw: params.clone(),
         dialect,
     })
@@ -298,9 +287,7 @@ fn question(id: &RequestId, params: &Bytes, kind: QuestionKind) -> ServerRequest
         message: found.message,
         server: found.server_name,
         url: found.url,
-        schema: found
-            .requested_schema
-            .map(|raw| params.slice_ref(raw.get().as_bytes())),
+        schema: found.requested_schema.map(|raw| params.slice_ref(raw.get().as_bytes())),
         raw: params.clone(),
     })
 }

@@ -84,10 +84,7 @@ mod tests {
 
     #[test]
     fn an_array_has_a_comma_and_one_blank() {
-        assert_eq!(
-            strings(["/home/u/cache", "/scratch"]),
-            r#"["/home/u/cache", "/scratch"]"#
-        );
+        assert_eq!(strings(["/home/u/cache", "/scratch"]), r#"["/home/u/cache", "/scratch"]"#);
         assert_eq!(strings(Vec::<String>::new()), "[]");
     }
 

@@ -131,20 +131,11 @@ impl Turns {
         let message = MessageId(self.last);
         let mut effects = Vec::new();
         if self.closed {
-            effects.push(Effect::GivenBack {
-                message,
-                why: GivenBack::Closed,
-            });
+            effects.push(Effect::GivenBack { message, why: GivenBack::Closed });
         } else if self.held.len() + self.steering.len() >= MAX_HELD {
-            effects.push(Effect::GivenBack {
-                message,
-                why: GivenBack::TooMany,
-            });
+            effects.push(Effect::GivenBack { message, why: GivenBack::TooMany });
         } else {
-            self.held.push_back(Held {
-                message,
-                not_in: None,
-            });
+            self.held.push_back(Held { message, not_in: None });
             self.dispatch(&mut effects);
         }
         (message, effects)
@@ -159,10 +150,7 @@ impl Turns {
         let mut effects = Vec::new();
         self.interrupted = MessageId(self.last);
         for held in self.held.drain(..) {
-            effects.push(Effect::GivenBack {
-                message: held.message,
-                why: GivenBack::Interrupted,
-            });
+            effects.push(Effect::GivenBack { message: held.message, why: GivenBack::Interrupted });
         }
         self.wish = true;
         self.ask(&mut effects);
@@ -182,10 +170,7 @@ impl Turns {
                 if matches!(self.state, State::Starting) {
                     self.state = State::Idle;
                 }
-                effects.push(Effect::GivenBack {
-                    message,
-                    why: GivenBack::Refused(error),
-                });
+                effects.push(Effect::GivenBack { message, why: GivenBack::Refused(error) });
             }
         }
         self.settle_start(&mut effects);
@@ -208,27 +193,14 @@ impl Turns {
                 if is_running {
                     self.joined.push(message);
                 }
-                effects.push(Effect::Joined {
-                    message,
-                    turn,
-                    delivery: Delivery::Steer,
-                });
+                effects.push(Effect::Joined { message, turn, delivery: Delivery::Steer });
             }
             Err(_) if message <= self.interrupted => {
-                effects.push(Effect::GivenBack {
-                    message,
-                    why: GivenBack::Interrupted,
-                });
+                effects.push(Effect::GivenBack { message, why: GivenBack::Interrupted });
             }
             Err(_) => {
                 let place = self.held.partition_point(|held| held.message < message);
-                self.held.insert(
-                    place,
-                    Held {
-                        message,
-                        not_in: is_running.then_some(turn),
-                    },
-                );
+                self.held.insert(place, Held { message, not_in: is_running.then_some(turn) });
             }
         }
         self.forget_wish_when_idle();
@@ -320,11 +292,7 @@ impl Turns {
                 self.wish = false;
                 self.begin(turn, &mut effects);
             }
-            State::Active {
-                turn: Some(current),
-                certain,
-                ..
-            } if current.as_str() != turn => {
+            State::Active { turn: Some(current), certain, .. } if current.as_str() != turn => {
                 if *certain {
                     return effects;
                 }
@@ -347,9 +315,7 @@ impl Turns {
         self.told = false;
         // An acknowledged start arrived; what became of its turn is found at the re-attach.
         if let Some(start) = self.start.take_if(|start| start.acked.is_none()) {
-            effects.push(Effect::Unconfirmed {
-                message: start.message,
-            });
+            effects.push(Effect::Unconfirmed { message: start.message });
         }
         for (message, _) in self.steering.drain(..) {
             effects.push(Effect::Unconfirmed { message });
@@ -361,11 +327,7 @@ impl Turns {
     /// ([`crate::requests::ThreadOpened`]). Held messages go out now.
     pub fn attached(&mut self, status: &ThreadStatus, running: Option<&str>) -> Vec<Effect> {
         // Nothing written to an earlier connection is answered on this one, told or not that it broke.
-        let mut effects = if self.attached {
-            self.detached()
-        } else {
-            Vec::new()
-        };
+        let mut effects = if self.attached { self.detached() } else { Vec::new() };
         self.attached = true;
         // Notifications of this connection are newer than the answer that was on its way with them.
         if !std::mem::take(&mut self.told) {
@@ -379,32 +341,19 @@ impl Turns {
                 (ThreadStatus::Active { .. }, None) => {
                     // Most likely the turn that ran before; a wrong guess is refused and then corrected.
                     let turn = self.current().map(str::to_owned);
-                    self.state = State::Active {
-                        turn,
-                        certain: false,
-                        asked: false,
-                    };
+                    self.state = State::Active { turn, certain: false, asked: false };
                 }
                 _ => {
                     self.end(None, &mut effects);
                     self.wish = false;
                     // Acknowledged before the connection broke, begun and ended out of sight.
-                    if let Some(Start {
-                        message,
-                        acked: Some(turn),
-                        ..
-                    }) = self.start.take()
-                    {
+                    if let Some(Start { message, acked: Some(turn), .. }) = self.start.take() {
                         effects.push(Effect::Joined {
                             message,
                             turn: turn.clone(),
                             delivery: Delivery::Start,
                         });
-                        effects.push(Effect::TurnEnded {
-                            turn,
-                            status: None,
-                            messages: vec![message],
-                        });
+                        effects.push(Effect::TurnEnded { turn, status: None, messages: vec![message] });
                     }
                 }
             }
@@ -423,15 +372,10 @@ impl Turns {
         self.closed = true;
         self.end(None, &mut effects);
         if let Some(start) = self.start.take() {
-            effects.push(Effect::Unconfirmed {
-                message: start.message,
-            });
+            effects.push(Effect::Unconfirmed { message: start.message });
         }
         for held in self.held.drain(..) {
-            effects.push(Effect::GivenBack {
-                message: held.message,
-                why: GivenBack::Closed,
-            });
+            effects.push(Effect::GivenBack { message: held.message, why: GivenBack::Closed });
         }
         effects
     }
@@ -453,11 +397,7 @@ impl Turns {
 
     /// Makes `turn` the running one. Its predecessor was ended before.
     fn begin(&mut self, turn: &str, effects: &mut Vec<Effect>) {
-        if let State::Active {
-            turn: Some(current),
-            certain,
-            ..
-        } = &mut self.state
+        if let State::Active { turn: Some(current), certain, .. } = &mut self.state
             && current.as_str() == turn
         {
             *certain = true;
@@ -466,14 +406,8 @@ impl Turns {
         if let Some(start) = &mut self.start {
             start.seen = Some(turn.to_owned());
         }
-        self.state = State::Active {
-            turn: Some(turn.to_owned()),
-            certain: true,
-            asked: false,
-        };
-        effects.push(Effect::TurnStarted {
-            turn: turn.to_owned(),
-        });
+        self.state = State::Active { turn: Some(turn.to_owned()), certain: true, asked: false };
+        effects.push(Effect::TurnStarted { turn: turn.to_owned() });
         self.settle_start(effects);
         self.ask(effects);
     }
@@ -484,11 +418,7 @@ impl Turns {
         self.wish &= self.is_in_flight();
         let messages = std::mem::take(&mut self.joined);
         if let State::Active { turn: Some(turn), .. } = std::mem::replace(&mut self.state, State::Idle) {
-            effects.push(Effect::TurnEnded {
-                turn,
-                status,
-                messages,
-            });
+            effects.push(Effect::TurnEnded { turn, status, messages });
         }
     }
 
@@ -498,12 +428,7 @@ impl Turns {
     /// begins after it, is the one, whatever id was acknowledged; a turn that was over by then is it only by name, and
     /// otherwise the message's own turn is still to come.
     fn settle_start(&mut self, effects: &mut Vec<Effect>) {
-        let Some(Start {
-            message,
-            acked: Some(acked),
-            seen,
-        }) = &self.start
-        else {
+        let Some(Start { message, acked: Some(acked), seen }) = &self.start else {
             return;
         };
         let message = *message;
@@ -511,19 +436,11 @@ impl Turns {
         if let Some(turn) = running {
             self.joined.push(message);
             self.start = None;
-            effects.push(Effect::Joined {
-                message,
-                turn,
-                delivery: Delivery::Start,
-            });
+            effects.push(Effect::Joined { message, turn, delivery: Delivery::Start });
         } else if seen.as_ref() == Some(acked) {
             let turn = acked.clone();
             self.start = None;
-            effects.push(Effect::Joined {
-                message,
-                turn,
-                delivery: Delivery::Start,
-            });
+            effects.push(Effect::Joined { message, turn, delivery: Delivery::Start });
         } else if matches!(self.state, State::Idle) {
             self.state = State::Starting;
         }
@@ -543,11 +460,7 @@ impl Turns {
 
     /// Interrupts the running turn when that is wished and possible.
     fn ask(&mut self, effects: &mut Vec<Effect>) {
-        if let State::Active {
-            turn: Some(turn),
-            asked,
-            ..
-        } = &mut self.state
+        if let State::Active { turn: Some(turn), asked, .. } = &mut self.state
             && self.wish
             && self.attached
             && !*asked
@@ -566,11 +479,7 @@ impl Turns {
             match &self.state {
                 State::Idle if self.start.is_none() && !self.wish => {
                     let message = next.message;
-                    self.start = Some(Start {
-                        message,
-                        acked: None,
-                        seen: None,
-                    });
+                    self.start = Some(Start { message, acked: None, seen: None });
                     self.state = State::Starting;
                     effects.push(Effect::Start { message });
                 }
@@ -578,10 +487,7 @@ impl Turns {
                     if !self.wish && next.not_in.as_ref() != Some(turn) =>
                 {
                     self.steering.push((next.message, turn.clone()));
-                    effects.push(Effect::Steer {
-                        message: next.message,
-                        turn: turn.clone(),
-                    });
+                    effects.push(Effect::Steer { message: next.message, turn: turn.clone() });
                 }
                 _ => return,
             }

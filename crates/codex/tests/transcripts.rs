@@ -131,11 +131,7 @@ impl Story {
     fn notified(&mut self, method: &str, params: &Bytes) {
         let name = events::name(method);
         if let Some(resolved) = (method == Resolved::METHOD).then(|| Resolved::parse(params).unwrap()) {
-            assert!(
-                self.approvals.remove(&resolved.id).is_some(),
-                "{} was asked",
-                resolved.id
-            );
+            assert!(self.approvals.remove(&resolved.id).is_some(), "{} was asked", resolved.id);
         }
         if name.starts_with("turn.") || name.starts_with("item.") {
             assert_eq!(events::peek(params).thread.as_deref(), Some(self.turns.thread()));
@@ -174,21 +170,13 @@ impl Story {
 
     /// The records of one kind.
     fn of_kind(&self, kind: Kind) -> Vec<(&str, Status)> {
-        let of_kind = self
-            .conversation
-            .messages()
-            .filter(|message| message.kind == kind);
-        of_kind
-            .map(|message| (message.text.as_str(), message.status))
-            .collect()
+        let of_kind = self.conversation.messages().filter(|message| message.kind == kind);
+        of_kind.map(|message| (message.text.as_str(), message.status)).collect()
     }
 
     /// How the turns ended and what they said.
     fn said(&self) -> Vec<(&str, &TurnStatus)> {
-        self.said
-            .iter()
-            .map(|answer| (answer.text.as_str(), &answer.status))
-            .collect()
+        self.said.iter().map(|answer| (answer.text.as_str(), &answer.status)).collect()
     }
 
     /// How many messages each turn answered.
@@ -280,11 +268,7 @@ stories! {
 #[test]
 fn a_commands_end_after_its_turns_end_is_not_lost() {
     let story = Story::of(include_str!("fixtures/142-h-late.jsonl"));
-    let late = story
-        .events
-        .windows(2)
-        .filter(|pair| *pair == ["turn.completed", "item.completed"])
-        .count();
+    let late = story.events.windows(2).filter(|pair| *pair == ["turn.completed", "item.completed"]).count();
     let commands = story.of_kind(Kind::Command);
     assert!(
         commands.len() >= 5 && commands.iter().all(|(_, status)| *status == Status::Completed),

@@ -33,13 +33,7 @@ impl Command {
     /// A command with an unchanged environment and [`DEFAULT_LIMIT`].
     pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
         let argv = argv.into_iter().map(Into::into).collect();
-        Self {
-            argv,
-            env: EnvPlan::default(),
-            cwd: None,
-            stdin: None,
-            limit: DEFAULT_LIMIT,
-        }
+        Self { argv, env: EnvPlan::default(), cwd: None, stdin: None, limit: DEFAULT_LIMIT }
     }
 }
 
@@ -60,13 +54,7 @@ impl EnvPlan {
     /// Refuses names, globs and directories that some shell on some host could misread (S-081). What it refuses it
     /// shows, but never a variable's value.
     pub fn check(&self) -> Result<()> {
-        let refuse = |what, value: &str, why| {
-            Err(HostError::Refused {
-                what,
-                value: value.to_owned(),
-                why,
-            })
-        };
+        let refuse = |what, value: &str, why| Err(HostError::Refused { what, value: value.to_owned(), why });
         for glob in &self.remove {
             let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_*?[]!-".contains(&b);
             if glob.is_empty() || !glob.bytes().all(allowed) || globset::Glob::new(glob).is_err() {
@@ -86,12 +74,7 @@ impl EnvPlan {
             }
         }
         for dir in &self.path_prefix {
-            if !dir.is_absolute()
-                || dir
-                    .as_os_str()
-                    .as_encoded_bytes()
-                    .iter()
-                    .any(|b| matches!(b, b':' | 0))
+            if !dir.is_absolute() || dir.as_os_str().as_encoded_bytes().iter().any(|b| matches!(b, b':' | 0))
             {
                 let why = "it must be absolute and without ':'";
                 return refuse("PATH directory", &dir.to_string_lossy(), why);
@@ -106,11 +89,7 @@ impl EnvPlan {
         inherited: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<BTreeMap<OsString, OsString>> {
         self.check()?;
-        let globs: Vec<_> = self
-            .remove
-            .iter()
-            .flat_map(|glob| globset::Glob::new(glob))
-            .collect();
+        let globs: Vec<_> = self.remove.iter().flat_map(|glob| globset::Glob::new(glob)).collect();
         let globs: Vec<_> = globs.iter().map(globset::Glob::compile_matcher).collect();
         let removed = |name: &OsString| globs.iter().any(|glob| glob.is_match(name));
         let mut env: BTreeMap<OsString, OsString> =
@@ -120,14 +99,9 @@ impl EnvPlan {
         }
         if !self.path_prefix.is_empty() {
             let mut path = OsString::new();
-            let own = env
-                .get(std::ffi::OsStr::new("PATH"))
-                .filter(|path| !path.is_empty());
-            for dir in self
-                .path_prefix
-                .iter()
-                .map(|dir| dir.as_os_str())
-                .chain(own.map(|own| own.as_os_str()))
+            let own = env.get(std::ffi::OsStr::new("PATH")).filter(|path| !path.is_empty());
+            for dir in
+                self.path_prefix.iter().map(|dir| dir.as_os_str()).chain(own.map(|own| own.as_os_str()))
             {
                 if !path.is_empty() {
                     path.push(":");
@@ -188,18 +162,11 @@ mod tests {
     fn applied(plan: &EnvPlan, inherited: &[(&str, &str)]) -> Vec<(String, String)> {
         let inherited = inherited.iter().map(|(name, value)| (name.into(), value.into()));
         let text = |text: OsString| text.into_string().unwrap();
-        plan.apply(inherited)
-            .unwrap()
-            .into_iter()
-            .map(|(n, v)| (text(n), text(v)))
-            .collect()
+        plan.apply(inherited).unwrap().into_iter().map(|(n, v)| (text(n), text(v))).collect()
     }
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect()
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
@@ -209,12 +176,7 @@ mod tests {
             add: [("OPENAI_BASE".to_owned(), "new".to_owned())].into(),
             path_prefix: Vec::new(),
         };
-        let inherited = [
-            ("OPENAI_API_KEY", "k"),
-            ("A1", "x"),
-            ("A12", "stays"),
-            ("openai_x", "stays"),
-        ];
+        let inherited = [("OPENAI_API_KEY", "k"), ("A1", "x"), ("A12", "stays"), ("openai_x", "stays")];
         assert_eq!(
             applied(&plan, &inherited),
             pairs(&[("A12", "stays"), ("OPENAI_BASE", "new"), ("openai_x", "stays")])
@@ -223,20 +185,11 @@ mod tests {
 
     #[test]
     fn directories_go_in_front_of_the_path_that_the_program_gets() {
-        let mut plan = EnvPlan {
-            path_prefix: vec!["/one".into(), "/two".into()],
-            ..EnvPlan::default()
-        };
-        assert_eq!(
-            applied(&plan, &[("PATH", "/bin")]),
-            pairs(&[("PATH", "/one:/two:/bin")])
-        );
+        let mut plan = EnvPlan { path_prefix: vec!["/one".into(), "/two".into()], ..EnvPlan::default() };
+        assert_eq!(applied(&plan, &[("PATH", "/bin")]), pairs(&[("PATH", "/one:/two:/bin")]));
         assert_eq!(applied(&plan, &[]), pairs(&[("PATH", "/one:/two")]));
         plan.add.insert("PATH".into(), "/mine".into());
-        assert_eq!(
-            applied(&plan, &[("PATH", "/bin")]),
-            pairs(&[("PATH", "/one:/two:/mine")])
-        );
+        assert_eq!(applied(&plan, &[("PATH", "/bin")]), pairs(&[("PATH", "/one:/two:/mine")]));
     }
 
     #[test]
@@ -251,17 +204,11 @@ mod tests {
         }
         assert!(add("A", "nul\0").apply([]).is_err());
         for glob in ["", "A$(x)", "{A,B}", "A/B", "[", "A\\*"] {
-            let plan = EnvPlan {
-                remove: vec![glob.into()],
-                ..EnvPlan::default()
-            };
+            let plan = EnvPlan { remove: vec![glob.into()], ..EnvPlan::default() };
             assert!(plan.check().is_err(), "{glob:?}");
         }
         for dir in ["relative", "/a:/b"] {
-            let plan = EnvPlan {
-                path_prefix: vec![dir.into()],
-                ..EnvPlan::default()
-            };
+            let plan = EnvPlan { path_prefix: vec![dir.into()], ..EnvPlan::default() };
             assert!(plan.check().is_err(), "{dir:?}");
         }
     }

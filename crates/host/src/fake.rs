@@ -107,9 +107,7 @@ impl FakeHost {
             guarded: HashMap::new(),
             trace: VecDeque::new(),
         };
-        Self {
-            shared: Arc::new(Mutex::new(state)),
-        }
+        Self { shared: Arc::new(Mutex::new(state)) }
     }
 
     /// Says what plays every program that is started from now on, by whichever way; it may look at
@@ -129,11 +127,7 @@ impl FakeHost {
 
     /// How many spawned or guarded programs are running.
     pub fn agents_running(&self) -> usize {
-        self.state()
-            .agents
-            .iter()
-            .filter(|agent| agent.ended().is_none())
-            .count()
+        self.state().agents.iter().filter(|agent| agent.ended().is_none()).count()
     }
 
     /// The bytes of a file at an absolute path.
@@ -162,13 +156,7 @@ impl FakeHost {
             Some(Node::File { mode, .. }) => *mode,
             _ => 0o600,
         };
-        state.tree.put(
-            path,
-            Node::File {
-                bytes: bytes.into(),
-                mode,
-            },
-        );
+        state.tree.put(path, Node::File { bytes: bytes.into(), mode });
     }
 
     /// Makes a link as the agent would.
@@ -189,12 +177,7 @@ impl FakeHost {
     pub fn files(&self, below: &Path) -> Vec<PathBuf> {
         let state = self.state();
         let is_file = |node: &Node| matches!(node, Node::File { .. });
-        state
-            .tree
-            .below(below)
-            .filter(|(_, node)| is_file(node))
-            .map(|(path, _)| path.clone())
-            .collect()
+        state.tree.below(below).filter(|(_, node)| is_file(node)).map(|(path, _)| path.clone()).collect()
     }
 
     /// What was asked of this machine and what its programs did, in order, one line each.
@@ -225,10 +208,7 @@ impl FakeHost {
         let own = [("HOME", HOME), ("PATH", "/usr/local/bin:/usr/bin:/bin")];
         let env = plan.apply(own.map(|(name, value)| (name.into(), value.into())))?;
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-        Ok(env
-            .into_iter()
-            .map(|(name, value)| (text(name), text(value)))
-            .collect())
+        Ok(env.into_iter().map(|(name, value)| (text(name), text(value))).collect())
     }
 
     fn next_program(&self, argv: &[String]) -> Result<(Program, u32)> {
@@ -241,10 +221,7 @@ impl FakeHost {
         };
         let mut state = self.state();
         let Some(program) = state.program.clone() else {
-            return Err(HostError::Program {
-                program: name.clone(),
-                why: "there is no such program".into(),
-            });
+            return Err(HostError::Program { program: name.clone(), why: "there is no such program".into() });
         };
         state.next_pid += 1;
         Ok((program, state.next_pid))
@@ -254,12 +231,7 @@ impl FakeHost {
         let env = self.environment(&command.env)?;
         let (program, pid) = self.next_program(&command.argv)?;
         let cwd = command.cwd.clone().unwrap_or_else(|| PathBuf::from(HOME));
-        let with = Start {
-            start: how,
-            argv: command.argv.clone(),
-            env,
-            cwd,
-        };
+        let with = Start { start: how, argv: command.argv.clone(), env, cwd };
         Ok(start(self, &program, with, pid))
     }
 }
@@ -279,9 +251,7 @@ impl Host for FakeHost {
     }
 
     fn socket_path(&self, dir: &TaskDir) -> PathBuf {
-        Path::new("/fake/run")
-            .join(dir.path().file_name().unwrap_or_default())
-            .join("app.sock")
+        Path::new("/fake/run").join(dir.path().file_name().unwrap_or_default()).join("app.sock")
     }
 
     async fn create(&self, dir: &TaskDir) -> Result<()> {
@@ -323,13 +293,8 @@ impl Host for FakeHost {
                 pipes.stdout.read_to_end(&mut stdout),
                 pipes.stderr.read_to_end(&mut stderr)
             );
-            out.and(err)
-                .map_err(|source| HostError::io("read a program's output", source))?;
-            Ok(Output {
-                status: process.0.wait().await,
-                stdout: tail(stdout),
-                stderr: tail(stderr),
-            })
+            out.and(err).map_err(|source| HostError::io("read a program's output", source))?;
+            Ok(Output { status: process.0.wait().await, stdout: tail(stdout), stderr: tail(stderr) })
         };
         match tokio::time::timeout(command.limit, whole).await {
             Ok(output) => output,
@@ -368,8 +333,7 @@ impl Host for FakeHost {
     }
 
     async fn rename(&self, dir: &TaskDir, from: &RelPath, to: &RelPath) -> Result<()> {
-        self.enter(format!("rename {} {}", from.as_str(), to.as_str()))
-            .await;
+        self.enter(format!("rename {} {}", from.as_str(), to.as_str())).await;
         self.state().tree.rename(dir, from, to)
     }
 
@@ -404,15 +368,10 @@ impl Host for FakeHost {
         let packed = async move {
             let state = host.state();
             if !state.tree.is_dir(&workdir) {
-                return vec![Err(HostError::NotFound {
-                    path: workdir.display().to_string(),
-                })];
+                return vec![Err(HostError::NotFound { path: workdir.display().to_string() })];
             }
             match archived::pack(&state.tree, &workdir, &excludes, codec) {
-                Ok(packed) => packed
-                    .chunks(archive::CHUNK)
-                    .map(|c| Ok(Bytes::copy_from_slice(c)))
-                    .collect(),
+                Ok(packed) => packed.chunks(archive::CHUNK).map(|c| Ok(Bytes::copy_from_slice(c))).collect(),
                 Err(source) => vec![Err(HostError::io("archive", source))],
             }
         };
@@ -438,36 +397,20 @@ impl Host for FakeHost {
 
     async fn dial(&self, target: &Dial) -> Result<Box<dyn Duplex>> {
         self.enter(format!("dial {target:?}")).await;
-        let not_listening = || HostError::NotListening {
-            target: format!("{target:?}"),
-        };
-        let listener = self
-            .state()
-            .listeners
-            .get(target)
-            .cloned()
-            .ok_or_else(not_listening)?;
+        let not_listening = || HostError::NotListening { target: format!("{target:?}") };
+        let listener = self.state().listeners.get(target).cloned().ok_or_else(not_listening)?;
         let (ours, theirs) = tokio::io::duplex(PIPE);
         match tokio::time::timeout(DIAL_LIMIT, listener.send(theirs)).await {
             Ok(Ok(())) => Ok(Box::new(ours)),
             Ok(Err(_)) => Err(not_listening()),
-            Err(_) => Err(HostError::TimedOut {
-                what: format!("connect to {target:?}"),
-                limit: DIAL_LIMIT,
-            }),
+            Err(_) => Err(HostError::TimedOut { what: format!("connect to {target:?}"), limit: DIAL_LIMIT }),
         }
     }
 
     async fn watch(&self, dir: &TaskDir, path: &RelPath) -> Result<Watch> {
         self.enter(format!("watch {}", path.as_str())).await;
         let (id, wakes) = self.state().tree.watch(dir, path)?;
-        Ok(Watch::new(
-            wakes,
-            Unwatch {
-                id,
-                host: self.clone(),
-            },
-        ))
+        Ok(Watch::new(wakes, Unwatch { id, host: self.clone() }))
     }
 
     async fn find_codex(&self, wanted: Option<&Path>) -> Result<CodexBinary> {
@@ -489,14 +432,12 @@ impl Host for FakeHost {
     }
 
     async fn guard_heartbeat(&self, dir: &TaskDir) -> Result<()> {
-        self.enter(format!("guard_heartbeat {}", dir.path().display()))
-            .await;
+        self.enter(format!("guard_heartbeat {}", dir.path().display())).await;
         self.touch_heartbeat(dir)
     }
 
     async fn guard_signal(&self, dir: &TaskDir, signal: Signal) -> Result<bool> {
-        self.enter(format!("guard_signal {signal:?} {}", dir.path().display()))
-            .await;
+        self.enter(format!("guard_signal {signal:?} {}", dir.path().display())).await;
         Ok(self.signal_guarded(dir, signal))
     }
 
@@ -506,8 +447,7 @@ impl Host for FakeHost {
     }
 
     async fn guard_kill_leftovers(&self, dir: &TaskDir) -> Result<usize> {
-        self.enter(format!("guard_kill_leftovers {}", dir.path().display()))
-            .await;
+        self.enter(format!("guard_kill_leftovers {}", dir.path().display())).await;
         Ok(self.kill_all_leftovers(dir))
     }
 

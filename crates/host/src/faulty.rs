@@ -76,10 +76,7 @@ struct Op {
 impl FaultyHost {
     /// Wraps a host; no fault is armed.
     pub fn new(inner: Arc<dyn Host>) -> Self {
-        Self {
-            inner,
-            ops: Mutex::default(),
-        }
+        Self { inner, ops: Mutex::default() }
     }
 
     /// Makes the `n`th call of `op` from now on meet a fault; the next call is the first. Each armed fault is met
@@ -163,13 +160,11 @@ impl Host for FaultyHost {
     }
 
     async fn write(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes, mode: u32) -> Result<()> {
-        self.meet(HostOp::Write, self.inner.write(dir, path, bytes, mode))
-            .await
+        self.meet(HostOp::Write, self.inner.write(dir, path, bytes, mode)).await
     }
 
     async fn append(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes) -> Result<()> {
-        self.meet(HostOp::Append, self.inner.append(dir, path, bytes))
-            .await
+        self.meet(HostOp::Append, self.inner.append(dir, path, bytes)).await
     }
 
     async fn rename(&self, dir: &TaskDir, from: &RelPath, to: &RelPath) -> Result<()> {
@@ -197,13 +192,11 @@ impl Host for FaultyHost {
     }
 
     async fn archive(&self, dir: &TaskDir, excludes: Excludes, codec: Codec) -> Result<ByteStream> {
-        self.meet(HostOp::Archive, self.inner.archive(dir, excludes, codec))
-            .await
+        self.meet(HostOp::Archive, self.inner.archive(dir, excludes, codec)).await
     }
 
     async fn restore(&self, dir: &TaskDir, stream: ByteStream, codec: Codec) -> Result<()> {
-        self.meet(HostOp::Restore, self.inner.restore(dir, stream, codec))
-            .await
+        self.meet(HostOp::Restore, self.inner.restore(dir, stream, codec)).await
     }
 
     async fn dial(&self, target: &Dial) -> Result<Box<dyn Duplex>> {
@@ -219,8 +212,7 @@ impl Host for FaultyHost {
     }
 
     async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
-        self.meet(HostOp::GuardStart, self.inner.guard_start(dir, spec))
-            .await
+        self.meet(HostOp::GuardStart, self.inner.guard_start(dir, spec)).await
     }
 
     async fn guard_state(&self, dir: &TaskDir) -> Result<AgentState> {
@@ -228,23 +220,19 @@ impl Host for FaultyHost {
     }
 
     async fn guard_heartbeat(&self, dir: &TaskDir) -> Result<()> {
-        self.meet(HostOp::GuardHeartbeat, self.inner.guard_heartbeat(dir))
-            .await
+        self.meet(HostOp::GuardHeartbeat, self.inner.guard_heartbeat(dir)).await
     }
 
     async fn guard_signal(&self, dir: &TaskDir, signal: Signal) -> Result<bool> {
-        self.meet(HostOp::GuardSignal, self.inner.guard_signal(dir, signal))
-            .await
+        self.meet(HostOp::GuardSignal, self.inner.guard_signal(dir, signal)).await
     }
 
     async fn guard_gone(&self, dir: &TaskDir, limit: Duration) -> Result<bool> {
-        self.meet(HostOp::GuardGone, self.inner.guard_gone(dir, limit))
-            .await
+        self.meet(HostOp::GuardGone, self.inner.guard_gone(dir, limit)).await
     }
 
     async fn guard_kill_leftovers(&self, dir: &TaskDir) -> Result<usize> {
-        self.meet(HostOp::GuardKillLeftovers, self.inner.guard_kill_leftovers(dir))
-            .await
+        self.meet(HostOp::GuardKillLeftovers, self.inner.guard_kill_leftovers(dir)).await
     }
 
     async fn guard_stderr(&self, dir: &TaskDir) -> Result<Bytes> {
@@ -291,9 +279,7 @@ mod tests {
         let (host, dir, path) = faulty().await;
         host.fail_nth(HostOp::Write, 1, FaultKind::Hang);
         let hung = host.write(&dir, &path, "never".into(), 0o600);
-        tokio::time::timeout(Duration::from_secs(3600), hung)
-            .await
-            .unwrap_err();
+        tokio::time::timeout(Duration::from_secs(3600), hung).await.unwrap_err();
         assert!(host.info(&dir, &path).await.unwrap().is_none());
     }
 }

@@ -88,23 +88,12 @@ pub enum Signal {
 /// [`Host::guard_start`] on the other primitives of a host.
 pub async fn start(host: &dyn Host, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
     let launch = launch::file(&spec)?;
-    let run = format!(
-        "{} {} {}\n",
-        spec.run_mark,
-        hundredths(spec.term_after),
-        hundredths(spec.kill_after)
-    );
+    let run = format!("{} {} {}\n", spec.run_mark, hundredths(spec.term_after), hundredths(spec.kill_after));
     // Before anything is overwritten: these files belong to an agent that may be alive.
     if let AgentState::Running(agent) = state(host, dir).await? {
         return Err(already_running(dir, agent.pid));
     }
-    host.write(
-        dir,
-        &file("guard.sh")?,
-        Bytes::from_static(SCRIPT.as_bytes()),
-        0o600,
-    )
-    .await?;
+    host.write(dir, &file("guard.sh")?, Bytes::from_static(SCRIPT.as_bytes()), 0o600).await?;
     host.write(dir, &file("run")?, run.into(), 0o600).await?;
     beat(host, dir).await?;
     host.write(dir, &file("launch")?, launch, 0o600).await?;
@@ -204,14 +193,7 @@ pub async fn stderr_tail(host: &dyn Host, dir: &TaskDir) -> Result<Bytes> {
         return Ok(Bytes::new());
     }
     let path = text(dir.join(&path))?;
-    let output = host
-        .run(command(vec![
-            "tail".into(),
-            "-c".into(),
-            STDERR_TAIL.to_string(),
-            path,
-        ]))
-        .await?;
+    let output = host.run(command(vec!["tail".into(), "-c".into(), STDERR_TAIL.to_string(), path])).await?;
     Ok(succeeded("reading the agent's standard error", output)?.stdout)
 }
 
@@ -239,22 +221,14 @@ async fn verb(host: &dyn Host, dir: &TaskDir, verb: &str, args: &[&str], limit: 
     let files = text(dir.path().join("guard"))?;
     let mut argv = vec!["sh".to_owned(), script, verb.to_owned(), files];
     argv.extend(args.iter().map(|arg| (*arg).to_owned()));
-    let output = host
-        .run(Command {
-            limit,
-            ..command(argv)
-        })
-        .await?;
+    let output = host.run(Command { limit, ..command(argv) }).await?;
     let output = succeeded(&format!("the guard's {verb}"), output)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// A command that does not depend on the user's home being there.
 fn command(argv: Vec<String>) -> Command {
-    Command {
-        cwd: Some(PathBuf::from("/")),
-        ..Command::new(argv)
-    }
+    Command { cwd: Some(PathBuf::from("/")), ..Command::new(argv) }
 }
 
 fn succeeded(what: &str, output: Output) -> Result<Output> {
@@ -273,20 +247,15 @@ fn file(name: &str) -> Result<RelPath> {
 }
 
 fn text(path: PathBuf) -> Result<String> {
-    path.into_os_string()
-        .into_string()
-        .map_err(|path| HostError::Refused {
-            what: "task directory",
-            value: path.to_string_lossy().into_owned(),
-            why: "it is not UTF-8",
-        })
+    path.into_os_string().into_string().map_err(|path| HostError::Refused {
+        what: "task directory",
+        value: path.to_string_lossy().into_owned(),
+        why: "it is not UTF-8",
+    })
 }
 
 fn already_running(dir: &TaskDir, pid: u32) -> HostError {
-    HostError::AlreadyRunning {
-        dir: dir.path().display().to_string(),
-        pid,
-    }
+    HostError::AlreadyRunning { dir: dir.path().display().to_string(), pid }
 }
 
 fn unexpected(answer: &str) -> HostError {
@@ -306,10 +275,7 @@ fn number<N: std::str::FromStr>(word: &str) -> Result<N> {
 }
 
 fn identity(pid: &str, start_time: &str) -> Result<AgentIdentity> {
-    Ok(AgentIdentity {
-        pid: number(pid)?,
-        start_time: number(start_time)?,
-    })
+    Ok(AgentIdentity { pid: number(pid)?, start_time: number(start_time)? })
 }
 
 /// Reads a status as a shell gives it: 128 and more is a signal. A program that returns such a number by itself is not
@@ -327,9 +293,7 @@ fn exit_status(word: &str) -> Result<ExitStatus> {
 
 /// Whole hundredths of a second, rounded down: a limit is never stretched.
 fn hundredths(time: Duration) -> u64 {
-    u64::try_from(time.as_millis() / 10)
-        .unwrap_or(u64::MAX)
-        .min(MAX_HUNDREDTHS)
+    u64::try_from(time.as_millis() / 10).unwrap_or(u64::MAX).min(MAX_HUNDREDTHS)
 }
 
 /// Some three years; keeps the script's sums far from overflow.

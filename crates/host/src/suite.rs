@@ -117,9 +117,7 @@ fn rel(path: &str) -> RelPath {
 }
 
 async fn write(host: &dyn Host, dir: &TaskDir, path: &str, text: &'static str) {
-    host.write(dir, &rel(path), Bytes::from_static(text.as_bytes()), 0o600)
-        .await
-        .unwrap();
+    host.write(dir, &rel(path), Bytes::from_static(text.as_bytes()), 0o600).await.unwrap();
 }
 
 async fn text(host: &dyn Host, dir: &TaskDir, path: &str) -> String {

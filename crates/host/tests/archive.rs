@@ -22,18 +22,9 @@ const BOTH: [Codec; 2] = [Codec::Gzip, Codec::Zstd];
 /// What is at a path: its kind, mode, time and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Node {
-    Dir {
-        mode: u32,
-    },
-    File {
-        mode: u32,
-        mtime: i64,
-        content: Vec<u8>,
-        first_name: Option<PathBuf>,
-    },
-    Link {
-        target: PathBuf,
-    },
+    Dir { mode: u32 },
+    File { mode: u32, mtime: i64, content: Vec<u8>, first_name: Option<PathBuf> },
+    Link { target: PathBuf },
 }
 
 /// A tree as it is on disk, by relative path.
@@ -52,22 +43,11 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, Node> {
                 waiting.push(path);
                 Node::Dir { mode }
             } else if meta.is_symlink() {
-                Node::Link {
-                    target: fs::read_link(&path).unwrap(),
-                }
+                Node::Link { target: fs::read_link(&path).unwrap() }
             } else {
-                let first_name = (meta.nlink() > 1).then(|| {
-                    names
-                        .entry(meta.ino())
-                        .or_insert_with(|| relative.clone())
-                        .clone()
-                });
-                Node::File {
-                    mode,
-                    mtime: meta.mtime(),
-                    content: fs::read(&path).unwrap(),
-                    first_name,
-                }
+                let first_name = (meta.nlink() > 1)
+                    .then(|| names.entry(meta.ino()).or_insert_with(|| relative.clone()).clone());
+                Node::File { mode, mtime: meta.mtime(), content: fs::read(&path).unwrap(), first_name }
             };
             nodes.insert(relative, node);
         }
@@ -87,17 +67,12 @@ async fn collect(mut stream: ByteStream) -> Result<Vec<u8>, HostError> {
 
 fn streamed(bytes: impl Into<Vec<u8>>) -> ByteStream {
     let bytes = Bytes::from(bytes.into());
-    let chunks: Vec<_> = bytes
-        .chunks(1000)
-        .map(|c| Ok(Bytes::copy_from_slice(c)))
-        .collect();
+    let chunks: Vec<_> = bytes.chunks(1000).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
     stream::iter(chunks).boxed()
 }
 
 async fn packed(root: &Path, codec: Codec) -> Vec<u8> {
-    collect(pack(root.to_owned(), Excludes::default(), codec))
-        .await
-        .unwrap()
+    collect(pack(root.to_owned(), Excludes::default(), codec)).await.unwrap()
 }
 
 fn compressed(tar: &[u8], codec: Codec) -> Vec<u8> {
@@ -125,9 +100,7 @@ fn members(bytes: &[u8], codec: Codec) -> BTreeMap<Vec<u8>, EntryType> {
     let tar = decompressed(bytes, codec);
     let mut archive = tar::Archive::new(&tar[..]);
     let entries = archive.entries().unwrap().map(Result::unwrap);
-    entries
-        .map(|e| (e.path_bytes().into_owned(), e.header().entry_type()))
-        .collect()
+    entries.map(|e| (e.path_bytes().into_owned(), e.header().entry_type())).collect()
 }
 
 /// A tar put together by hand, so that it can hold what no writer writes.
@@ -150,13 +123,7 @@ impl Hostile {
         self
     }
     fn file(self, name: &str, content: &str) -> Self {
-        self.member(
-            EntryType::Regular,
-            name.as_bytes(),
-            b"",
-            0o644,
-            content.as_bytes(),
-        )
+        self.member(EntryType::Regular, name.as_bytes(), b"", 0o644, content.as_bytes())
     }
     fn dir(self, name: &str) -> Self {
         self.member(EntryType::Directory, name.as_bytes(), b"", 0o755, b"")
@@ -197,10 +164,7 @@ enum Plan {
 }
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
-    let short = prop::collection::vec(
-        prop_oneof![b'a'..=b'z', 0x80u8..=0xff, Just(b' '), Just(b'\n')],
-        1..6,
-    );
+    let short = prop::collection::vec(prop_oneof![b'a'..=b'z', 0x80u8..=0xff, Just(b' '), Just(b'\n')], 1..6);
     let long = (b'a'..=b'z', 90usize..=255).prop_map(|(c, len)| vec![c; len]);
     prop_oneof![8 => short, 1 => long]
 }
@@ -263,9 +227,7 @@ async fn empty_directories_links_and_hard_links_are_kept() {
         symlink("full", from.join("to-dir")).unwrap();
         symlink("/opt//codex/../bin/codex", from.join("dangling")).unwrap();
         symlink("a/".repeat(100), from.join("long-target")).unwrap();
-        unpack(streamed(packed(&from, codec).await), codec, into.clone())
-            .await
-            .unwrap();
+        unpack(streamed(packed(&from, codec).await), codec, into.clone()).await.unwrap();
         assert_eq!(tree(&into), tree(&from));
         let ino = |name: &str| fs::metadata(into.join(name)).unwrap().ino();
         assert_eq!(ino("full/file"), ino("second"));
@@ -294,18 +256,9 @@ async fn gnu_tar_reads_what_we_write_and_we_read_what_it_writes() {
         let file = room.path().join(format);
         let format = format!("--format={format}");
         // Members are named `./a/b`, and `./` is one of them.
-        tar(&[
-            "-czf".as_ref(),
-            file.as_ref(),
-            format.as_ref(),
-            "-C".as_ref(),
-            from.as_ref(),
-            ".".as_ref(),
-        ]);
+        tar(&["-czf".as_ref(), file.as_ref(), format.as_ref(), "-C".as_ref(), from.as_ref(), ".".as_ref()]);
         let into = room.path().join(format!("into{format}"));
-        unpack(streamed(fs::read(&file).unwrap()), Codec::Gzip, into.clone())
-            .await
-            .unwrap();
+        unpack(streamed(fs::read(&file).unwrap()), Codec::Gzip, into.clone()).await.unwrap();
         assert_eq!(tree(&into), tree(&from), "{format}");
     }
 }
@@ -314,20 +267,13 @@ async fn gnu_tar_reads_what_we_write_and_we_read_what_it_writes() {
 async fn what_is_excluded_stays_out_with_everything_below_it() {
     let room = tempfile::tempdir().unwrap();
     let from = room.path();
-    for dir in [
-        "home/.cache/deep",
-        "x/home/.cache",
-        "node_modules/a",
-        "data.sqlite.d",
-    ] {
+    for dir in ["home/.cache/deep", "x/home/.cache", "node_modules/a", "data.sqlite.d"] {
         fs::create_dir_all(from.join(dir)).unwrap();
         fs::write(from.join(dir).join("file"), "x").unwrap();
     }
     fs::write(from.join(OsStr::from_bytes(b"\xff.pyc")), "x").unwrap();
     let excludes = Excludes::new(["home/.cache/", "node_modules", "*.sqlite*", "*.pyc"]).unwrap();
-    let bytes = collect(pack(from.to_owned(), excludes, Codec::Zstd))
-        .await
-        .unwrap();
+    let bytes = collect(pack(from.to_owned(), excludes, Codec::Zstd)).await.unwrap();
     let members = members(&bytes, Codec::Zstd);
     let names: Vec<&[u8]> = members.keys().map(Vec::as_slice).collect();
     let expected: [&[u8]; 5] = [b"home", b"x", b"x/home", b"x/home/.cache", b"x/home/.cache/file"];
@@ -363,13 +309,7 @@ async fn sockets_fifos_and_vanished_files_do_not_stop_a_capture() {
     let room = tempfile::tempdir().unwrap();
     let from = room.path();
     let _socket = std::os::unix::net::UnixListener::bind(from.join("socket")).unwrap();
-    assert!(
-        std::process::Command::new("mkfifo")
-            .arg(from.join("fifo"))
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(std::process::Command::new("mkfifo").arg(from.join("fifo")).status().unwrap().success());
     fs::write(from.join("file"), "x").unwrap();
     let members = members(&packed(from, Codec::Gzip).await, Codec::Gzip);
     assert_eq!(members.into_keys().collect::<Vec<_>>(), [b"file"]);
@@ -390,12 +330,7 @@ async fn files_that_grow_shrink_come_and_go_leave_every_archive_whole() {
                 let path = from.join(format!("f{}", round % 7));
                 match round % 5 {
                     0 => drop(fs::remove_file(&path)),
-                    1 => drop(
-                        fs::OpenOptions::new()
-                            .write(true)
-                            .open(&path)
-                            .map(|f| f.set_len(10)),
-                    ),
+                    1 => drop(fs::OpenOptions::new().write(true).open(&path).map(|f| f.set_len(10))),
                     _ => fs::write(&path, vec![b'x'; (round % 11) as usize * 100_000]).unwrap(),
                 }
                 let dir = from.join("dir");
@@ -406,13 +341,7 @@ async fn files_that_grow_shrink_come_and_go_leave_every_archive_whole() {
     });
     for round in 0..30 {
         let into = room.path().join(format!("into{round}"));
-        unpack(
-            pack(from.clone(), Excludes::default(), Codec::Zstd),
-            Codec::Zstd,
-            into,
-        )
-        .await
-        .unwrap();
+        unpack(pack(from.clone(), Excludes::default(), Codec::Zstd), Codec::Zstd, into).await.unwrap();
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     writer.join().unwrap();
@@ -423,9 +352,7 @@ async fn nothing_runs_before_the_first_poll_and_a_missing_workdir_is_an_error_it
     let room = tempfile::tempdir().unwrap();
     let from = room.path().join("later");
     let early = pack(from.clone(), Excludes::default(), Codec::Zstd);
-    let error = collect(pack(from.clone(), Excludes::default(), Codec::Zstd))
-        .await
-        .unwrap_err();
+    let error = collect(pack(from.clone(), Excludes::default(), Codec::Zstd)).await.unwrap_err();
     assert!(matches!(error, HostError::NotFound { .. }), "{error}");
     fs::create_dir(&from).unwrap();
     fs::write(from.join("file"), "x").unwrap();
@@ -436,14 +363,9 @@ async fn nothing_runs_before_the_first_poll_and_a_missing_workdir_is_an_error_it
 async fn dropping_a_capture_half_way_ends_its_thread() {
     let room = tempfile::tempdir().unwrap();
     // Far more than the chunks that wait, and slow to read to its end.
-    fs::File::create(room.path().join("huge"))
-        .unwrap()
-        .set_len(1 << 40)
-        .unwrap();
+    fs::File::create(room.path().join("huge")).unwrap().set_len(1 << 40).unwrap();
     let reads_it = || {
-        let open = fs::read_dir("/proc/self/fd")
-            .unwrap()
-            .filter_map(|e| fs::read_link(e.ok()?.path()).ok());
+        let open = fs::read_dir("/proc/self/fd").unwrap().filter_map(|e| fs::read_link(e.ok()?.path()).ok());
         open.filter(|path| path.starts_with(room.path())).count()
     };
     let mut stream = pack(room.path().to_owned(), Excludes::default(), Codec::Gzip);
@@ -462,20 +384,9 @@ async fn dropping_a_capture_half_way_ends_its_thread() {
 #[tokio::test]
 async fn names_that_lead_out_are_refused() {
     for name in ["/abs", "../up", "a/../../up", "a/..", ".."] {
-        assert!(
-            refused(&Hostile::default().file(name, "x").end())
-                .await
-                .contains("member"),
-            "{name}"
-        );
+        assert!(refused(&Hostile::default().file(name, "x").end()).await.contains("member"), "{name}");
         refused(&Hostile::default().dir(name).end()).await;
-        refused(
-            &Hostile::default()
-                .file("a", "")
-                .link(EntryType::Link, "b", name)
-                .end(),
-        )
-        .await;
+        refused(&Hostile::default().file("a", "").link(EntryType::Link, "b", name).end()).await;
     }
 }
 
@@ -488,13 +399,7 @@ async fn nothing_is_written_through_a_link_of_the_archive_itself() {
         refused(&link(target).file("link/file", "x").end()).await;
         refused(&link(target).dir("link/dir").end()).await;
         refused(&link(target).dir("link").end()).await;
-        refused(
-            &link(target)
-                .file("a", "x")
-                .link(EntryType::Link, "link/b", "a")
-                .end(),
-        )
-        .await;
+        refused(&link(target).file("a", "x").link(EntryType::Link, "link/b", "a").end()).await;
         refused(&link(target).link(EntryType::Symlink, "link/b", "a").end()).await;
     }
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
@@ -513,12 +418,7 @@ async fn a_hard_link_reaches_members_of_the_archive_only() {
     fs::write(outside.path().join("secret"), "x").unwrap();
     let target = outside.path().to_str().unwrap();
     refused(&Hostile::default().link(EntryType::Link, "a", "missing").end()).await;
-    refused(
-        &Hostile::default()
-            .link(EntryType::Link, "a", &format!("{target}/secret"))
-            .end(),
-    )
-    .await;
+    refused(&Hostile::default().link(EntryType::Link, "a", &format!("{target}/secret")).end()).await;
     let through = Hostile::default().link(EntryType::Symlink, "out", target);
     refused(&through.link(EntryType::Link, "a", "out/secret").end()).await;
     refused(&Hostile::default().dir("d").link(EntryType::Link, "a", "d").end()).await;
@@ -537,14 +437,7 @@ async fn devices_are_left_out_and_special_bits_dropped() {
     result.unwrap();
     let tree = tree(&into);
     assert_eq!(tree.len(), 3, "{tree:?}");
-    assert!(matches!(
-        tree[Path::new("su")],
-        Node::File {
-            mode: 0o755,
-            mtime: 1_000_000_000,
-            ..
-        }
-    ));
+    assert!(matches!(tree[Path::new("su")], Node::File { mode: 0o755, mtime: 1_000_000_000, .. }));
     assert_eq!(tree[Path::new("sticky")], Node::Dir { mode: 0o777 });
     assert_eq!(tree[Path::new("old-style-dir")], Node::Dir { mode: 0o755 });
 }
@@ -577,11 +470,7 @@ async fn content_after_the_end_is_refused_and_filling_is_not() {
 
 #[tokio::test]
 async fn a_tar_cut_at_any_block_is_refused() {
-    let tar = Hostile::default()
-        .dir("d")
-        .file("d/a", &"x".repeat(1500))
-        .file("b", "")
-        .end();
+    let tar = Hostile::default().dir("d").file("d/a", &"x".repeat(1500)).file("b", "").end();
     for len in (0..tar.len()).step_by(256) {
         refused(&tar[..len]).await;
     }
@@ -593,32 +482,21 @@ async fn a_compressed_stream_cut_or_changed_anywhere_is_refused() {
     let room = tempfile::tempdir().unwrap();
     let from = room.path().join("from");
     fs::create_dir(&from).unwrap();
-    fs::write(
-        from.join("file"),
-        (0..3000u32)
-            .flat_map(|n| (n * n).to_le_bytes())
-            .collect::<Vec<_>>(),
-    )
-    .unwrap();
+    fs::write(from.join("file"), (0..3000u32).flat_map(|n| (n * n).to_le_bytes()).collect::<Vec<_>>())
+        .unwrap();
     for codec in BOTH {
         let whole = packed(&from, codec).await;
         let last_bytes = whole.len() - 12..whole.len();
         for len in (0..whole.len()).step_by(whole.len() / 25).chain(last_bytes) {
             let into = room.path().join("into");
             let result = unpack(streamed(&whole[..len]), codec, into.clone()).await;
-            assert!(
-                matches!(result, Err(HostError::BadArchive(_))),
-                "{codec:?} cut at {len}: {result:?}"
-            );
+            assert!(matches!(result, Err(HostError::BadArchive(_))), "{codec:?} cut at {len}: {result:?}");
             assert!(!into.exists());
         }
         let mut changed = whole.clone();
         changed[whole.len() / 2] ^= 0x10;
         let result = unpack(streamed(changed), codec, room.path().join("into")).await;
-        assert!(
-            matches!(result, Err(HostError::BadArchive(_))),
-            "{codec:?}: {result:?}"
-        );
+        assert!(matches!(result, Err(HostError::BadArchive(_))), "{codec:?}: {result:?}");
     }
 }
 
@@ -629,21 +507,12 @@ async fn an_error_of_the_stream_is_the_error_of_the_restore() {
     fs::create_dir(&workdir).unwrap();
     fs::write(workdir.join("old"), "x").unwrap();
     let tar = compressed(&Hostile::default().file("new", "x").end(), Codec::Zstd);
-    let broken = HostError::Unreachable {
-        host: "far".into(),
-        why: "cut".into(),
-    };
+    let broken = HostError::Unreachable { host: "far".into(), why: "cut".into() };
     let stream = streamed(tar).chain(stream::iter([Err(broken)])).boxed();
-    let error = restore_beside(stream, Codec::Zstd, workdir.clone())
-        .await
-        .unwrap_err();
+    let error = restore_beside(stream, Codec::Zstd, workdir.clone()).await.unwrap_err();
     assert!(matches!(error, HostError::Unreachable { .. }), "{error}");
     assert!(workdir.join("old").exists());
-    assert_eq!(
-        fs::read_dir(room.path()).unwrap().count(),
-        1,
-        "something is left beside the workdir"
-    );
+    assert_eq!(fs::read_dir(room.path()).unwrap().count(), 1, "something is left beside the workdir");
 }
 
 // ---- restore -----------------------------------------------------------------------------------------------------
@@ -658,9 +527,7 @@ async fn a_restore_replaces_the_workdir_and_leaves_nothing_beside_it() {
     fs::create_dir(room.path().join(".workdir.new-crashed")).unwrap();
     fs::write(room.path().join("side-file"), "x").unwrap();
     let tar = compressed(&Hostile::default().file("new", "x").end(), Codec::Gzip);
-    restore_beside(streamed(tar), Codec::Gzip, workdir.clone())
-        .await
-        .unwrap();
+    restore_beside(streamed(tar), Codec::Gzip, workdir.clone()).await.unwrap();
     assert_eq!(tree(&workdir).into_keys().collect::<Vec<_>>(), [Path::new("new")]);
     assert_eq!(fs::metadata(&workdir).unwrap().mode() & 0o7777, 0o700);
     assert_eq!(tree(room.path()).len(), 3, "{:?}", tree(room.path()));
@@ -674,14 +541,8 @@ async fn a_bad_archive_leaves_the_workdir_as_it_was() {
     fs::write(workdir.join("old"), "x").unwrap();
     let before = tree(room.path());
     let bad = Hostile::default().file("new", "x").file("../up", "x").end();
-    for bytes in [
-        compressed(&bad, Codec::Zstd),
-        b"no archive at all".to_vec(),
-        Vec::new(),
-    ] {
-        let error = restore_beside(streamed(bytes), Codec::Zstd, workdir.clone())
-            .await
-            .unwrap_err();
+    for bytes in [compressed(&bad, Codec::Zstd), b"no archive at all".to_vec(), Vec::new()] {
+        let error = restore_beside(streamed(bytes), Codec::Zstd, workdir.clone()).await.unwrap_err();
         assert!(matches!(error, HostError::BadArchive(_)), "{error}");
         assert_eq!(tree(room.path()), before);
     }

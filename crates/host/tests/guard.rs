@@ -23,10 +23,7 @@ struct Room {
 
 impl Room {
     async fn new() -> Self {
-        let tasks = tempfile::Builder::new()
-            .prefix("it's a \"$HOME\" room ")
-            .tempdir()
-            .unwrap();
+        let tasks = tempfile::Builder::new().prefix("it's a \"$HOME\" room ").tempdir().unwrap();
         let sockets = tempfile::tempdir().unwrap();
         let host = LocalHost::new(LocalHostConfig {
             task_root: Some(tasks.path().join("tasks")),
@@ -35,11 +32,7 @@ impl Room {
         .unwrap();
         let dir = host.task_dir(&TaskId::new("one").unwrap());
         host.create(&dir).await.unwrap();
-        Self {
-            host,
-            dir,
-            _roots: [tasks, sockets],
-        }
+        Self { host, dir, _roots: [tasks, sockets] }
     }
 
     fn spec(&self, script: &str) -> GuardSpec {
@@ -88,10 +81,7 @@ impl Room {
     fn watcher(&self) -> Option<AgentIdentity> {
         let text = std::fs::read_to_string(self.guard_file("watcher")).ok()?;
         let (pid, start_time) = text.trim().split_once(' ')?;
-        Some(AgentIdentity {
-            pid: pid.parse().ok()?,
-            start_time: start_time.parse().ok()?,
-        })
+        Some(AgentIdentity { pid: pid.parse().ok()?, start_time: start_time.parse().ok()? })
     }
 
     fn workfile(&self, name: &str) -> Option<String> {
@@ -104,10 +94,7 @@ impl Room {
 
     async fn clean(self) {
         self.host.guard_kill_leftovers(&self.dir).await.unwrap();
-        assert!(
-            self.host.guard_gone(&self.dir, SOON).await.unwrap(),
-            "a test leaves nothing behind"
-        );
+        assert!(self.host.guard_gone(&self.dir, SOON).await.unwrap(), "a test leaves nothing behind");
     }
 }
 
@@ -135,13 +122,7 @@ fn lives(agent: AgentIdentity) -> bool {
 }
 
 fn kill(pid: u32) {
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-9", &pid.to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }
 
 #[tokio::test]
@@ -174,32 +155,20 @@ async fn nothing_was_ever_started_is_absent_and_gone() {
 #[tokio::test]
 async fn the_agent_leads_a_session_of_its_own_with_every_signal_at_its_default() {
     let room = Room::new().await;
-    let agent = room
-        .start("cat /proc/$$/stat > stat; cat /proc/self/status > status; echo > ready; sleep 60")
-        .await;
+    let agent =
+        room.start("cat /proc/$$/stat > stat; cat /proc/self/status > status; echo > ready; sleep 60").await;
     until("the agent", async || room.workfile("ready").is_some()).await;
     let stat = room.workfile("stat").unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let pid = agent.pid.to_string();
-    assert_eq!(
-        (fields[2], fields[3]),
-        (pid.as_str(), pid.as_str()),
-        "group and session"
-    );
+    assert_eq!((fields[2], fields[3]), (pid.as_str(), pid.as_str()), "group and session");
     let status = room.workfile("status").unwrap();
-    let ignored = status
-        .lines()
-        .find_map(|l| l.strip_prefix("SigIgn:"))
-        .unwrap()
-        .trim();
+    let ignored = status.lines().find_map(|l| l.strip_prefix("SigIgn:")).unwrap().trim();
     let interrupt_and_quit = u64::from_str_radix(ignored, 16).unwrap() & 0b0110;
     assert_eq!(interrupt_and_quit, 0, "SIGINT and SIGQUIT are ignored: {ignored}");
     assert!(room.host.guard_signal(&room.dir, Signal::Int).await.unwrap());
     assert_eq!(room.end().await, (ExitStatus::Signal(2), false));
-    assert!(
-        !room.host.guard_signal(&room.dir, Signal::Int).await.unwrap(),
-        "nothing is left to signal"
-    );
+    assert!(!room.host.guard_signal(&room.dir, Signal::Int).await.unwrap(), "nothing is left to signal");
     room.clean().await;
 }
 
@@ -207,8 +176,7 @@ async fn the_agent_leads_a_session_of_its_own_with_every_signal_at_its_default()
 async fn a_stale_heartbeat_brings_sigterm_in_time() {
     let room = Room::new().await;
     let started = Instant::now();
-    room.start_with_limits("trap 'exit 7' TERM; while :; do sleep 0.05; done", 1.5, 60.0)
-        .await;
+    room.start_with_limits("trap 'exit 7' TERM; while :; do sleep 0.05; done", 1.5, 60.0).await;
     assert_eq!(room.end().await, (ExitStatus::Code(7), true));
     let elapsed = started.elapsed();
     assert!(elapsed > Duration::from_millis(700), "far too early: {elapsed:?}");
@@ -253,11 +221,7 @@ async fn a_killed_watcher_is_replaced_and_the_switch_still_works() {
     })
     .await;
     assert_eq!(room.state().await, AgentState::Running(agent));
-    assert_eq!(
-        room.end().await,
-        (ExitStatus::Signal(15), true),
-        "the keeper still sees the status"
-    );
+    assert_eq!(room.end().await, (ExitStatus::Signal(15), true), "the keeper still sees the status");
     room.clean().await;
 }
 
@@ -267,15 +231,7 @@ async fn with_keeper_and_watcher_killed_the_agent_lives_on_and_is_guarded_again(
     let agent = room.start_with_limits("sleep 60", 1.5, 2.0).await;
     let first = room.watcher().unwrap();
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", agent.pid)).unwrap();
-    let keeper = stat
-        .rsplit_once(')')
-        .unwrap()
-        .1
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
+    let keeper = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
     kill(keeper);
     kill(first.pid);
     until("another watcher", async || {
@@ -293,12 +249,8 @@ async fn a_process_that_was_given_the_agents_pid_is_never_signalled() {
     let room = Room::new().await;
     room.start("exit 0").await;
     room.end().await;
-    let mut alien = tokio::process::Command::new("sleep")
-        .arg("60")
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut alien =
+        tokio::process::Command::new("sleep").arg("60").process_group(0).kill_on_drop(true).spawn().unwrap();
     let pid = alien.id().unwrap();
     let (_, start) = look(pid).unwrap();
     std::fs::write(room.guard_file("agent"), format!("{pid} {}\n", start - 1)).unwrap();
@@ -319,13 +271,7 @@ async fn a_grandchild_that_left_the_session_is_seen_and_ended() {
     room.start("setsid sleep 300 & echo $! > child; exit 0").await;
     room.end().await;
     let child = room.pid_in("child");
-    assert!(
-        !room
-            .host
-            .guard_gone(&room.dir, Duration::from_millis(200))
-            .await
-            .unwrap()
-    );
+    assert!(!room.host.guard_gone(&room.dir, Duration::from_millis(200)).await.unwrap());
     assert!(!is_dead(child));
     assert_eq!(room.host.guard_kill_leftovers(&room.dir).await.unwrap(), 1);
     assert!(room.host.guard_gone(&room.dir, SOON).await.unwrap());
@@ -336,8 +282,7 @@ async fn a_grandchild_that_left_the_session_is_seen_and_ended() {
 #[tokio::test]
 async fn a_child_without_the_mark_is_seen_and_ended_while_it_is_in_the_session() {
     let room = Room::new().await;
-    room.start("env -i sleep 300 & echo $! > child; sleep 0.2; exit 0")
-        .await;
+    room.start("env -i sleep 300 & echo $! > child; sleep 0.2; exit 0").await;
     room.end().await;
     let child = room.pid_in("child");
     assert!(!room.host.guard_gone(&room.dir, Duration::ZERO).await.unwrap());
@@ -373,10 +318,7 @@ async fn the_environment_is_removed_added_and_prefixed_exactly() {
     spec.argv = vec!["sh".into(), "-c".into(), inner.into(), "sh".into(), nasty.into()];
     spec.env = EnvPlan {
         remove: vec!["CARGO*".into(), "[H]OM?".into(), "NASTY_*".into()],
-        add: BTreeMap::from([
-            ("NASTY_VALUE".into(), nasty.into()),
-            ("EMPTY".into(), String::new()),
-        ]),
+        add: BTreeMap::from([("NASTY_VALUE".into(), nasty.into()), ("EMPTY".into(), String::new())]),
         path_prefix: vec!["/opt/first place".into(), "/opt/it's".into()],
     };
     let mark = spec.run_mark.clone();
@@ -384,35 +326,14 @@ async fn the_environment_is_removed_added_and_prefixed_exactly() {
     until("the agent", async || room.workfile("ready").is_some()).await;
     let text = room.workfile("env").unwrap();
     let env: BTreeMap<&str, &str> = text.split('\0').filter_map(|l| l.split_once('=')).collect();
-    assert_eq!(
-        env["NASTY_VALUE"], nasty,
-        "an addition whose name matches a removal survives"
-    );
+    assert_eq!(env["NASTY_VALUE"], nasty, "an addition whose name matches a removal survives");
     assert_eq!(env["EMPTY"], "");
     assert_eq!(env["OPTIO_CODEX_RUN"], mark);
-    assert_eq!(
-        env["PATH"],
-        format!("/opt/first place:/opt/it's:{}", std::env::var("PATH").unwrap())
-    );
-    assert!(
-        std::env::var_os("CARGO_MANIFEST_DIR").is_some(),
-        "outside of cargo this test means nothing"
-    );
-    assert!(
-        !env.keys()
-            .any(|name| name.starts_with("CARGO") || *name == "HOME"),
-        "{:?}",
-        env.keys()
-    );
-    assert!(
-        !env.keys().any(|name| name.starts_with("_og_")),
-        "{:?}",
-        env.keys()
-    );
-    assert_eq!(
-        Path::new(room.workfile("here").unwrap().trim_end()),
-        room.dir.workdir()
-    );
+    assert_eq!(env["PATH"], format!("/opt/first place:/opt/it's:{}", std::env::var("PATH").unwrap()));
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some(), "outside of cargo this test means nothing");
+    assert!(!env.keys().any(|name| name.starts_with("CARGO") || *name == "HOME"), "{:?}", env.keys());
+    assert!(!env.keys().any(|name| name.starts_with("_og_")), "{:?}", env.keys());
+    assert_eq!(Path::new(room.workfile("here").unwrap().trim_end()), room.dir.workdir());
     assert_eq!(room.workfile("word").unwrap(), format!("{nasty}\n"));
     assert!(!room.guard_file("launch").exists(), "values stay on disk");
     room.end().await;
@@ -423,27 +344,14 @@ async fn the_environment_is_removed_added_and_prefixed_exactly() {
 async fn removing_everything_still_starts_the_agent() {
     let room = Room::new().await;
     let mut spec = room.spec("");
-    spec.argv = vec![
-        "/bin/sh".into(),
-        "-c".into(),
-        "/usr/bin/env -0 > env; echo > ready".into(),
-    ];
+    spec.argv = vec!["/bin/sh".into(), "-c".into(), "/usr/bin/env -0 > env; echo > ready".into()];
     spec.env.remove = vec!["*".into()];
     room.host.guard_start(&room.dir, spec).await.unwrap();
     until("the agent", async || room.workfile("ready").is_some()).await;
     let text = room.workfile("env").unwrap();
-    let names: Vec<&str> = text
-        .split('\0')
-        .filter_map(|l| l.split_once('='))
-        .map(|(name, _)| name)
-        .collect();
+    let names: Vec<&str> = text.split('\0').filter_map(|l| l.split_once('=')).map(|(name, _)| name).collect();
     // The other three are the shells' own.
-    assert!(
-        names
-            .iter()
-            .all(|n| ["OPTIO_CODEX_RUN", "PWD", "OLDPWD", "_"].contains(n)),
-        "{names:?}"
-    );
+    assert!(names.iter().all(|n| ["OPTIO_CODEX_RUN", "PWD", "OLDPWD", "_"].contains(n)), "{names:?}");
     room.end().await;
     room.clean().await;
 }
@@ -456,11 +364,7 @@ async fn a_flood_on_standard_error_is_cut_and_its_end_is_kept() {
     room.start_with_limits(script, 4.0, 500.0).await;
     let log = room.guard_file("stderr");
     until("the last words", async || {
-        room.host
-            .guard_stderr(&room.dir)
-            .await
-            .unwrap()
-            .ends_with(b"last words\n")
+        room.host.guard_stderr(&room.dir).await.unwrap().ends_with(b"last words\n")
     })
     .await;
     until("the cut", async || {
@@ -477,34 +381,18 @@ async fn a_flood_on_standard_error_is_cut_and_its_end_is_kept() {
 #[tokio::test]
 async fn a_missing_program_or_directory_is_said_clearly_and_leaves_no_agent() {
     let room = Room::new().await;
-    for argv0 in [
-        "no-such-program-at-all",
-        "/no/such/program",
-        "/etc/passwd",
-        "/etc",
-    ] {
+    for argv0 in ["no-such-program-at-all", "/no/such/program", "/etc/passwd", "/etc"] {
         let mut spec = room.spec("");
         spec.argv = vec![argv0.into()];
         let error = room.host.guard_start(&room.dir, spec).await.unwrap_err();
-        assert!(
-            matches!(&error, HostError::Program { program, .. } if program == argv0),
-            "{error}"
-        );
+        assert!(matches!(&error, HostError::Program { program, .. } if program == argv0), "{error}");
         assert!(!room.guard_file("launch").exists());
         assert_eq!(room.state().await, AgentState::Absent);
     }
     let mut spec = room.spec("exit 0");
     spec.cwd = room.dir.path().join("no such directory");
-    let error = room
-        .host
-        .guard_start(&room.dir, spec)
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("cannot enter the directory") && error.contains("no such directory"),
-        "{error}"
-    );
+    let error = room.host.guard_start(&room.dir, spec).await.unwrap_err().to_string();
+    assert!(error.contains("cannot enter the directory") && error.contains("no such directory"), "{error}");
     room.clean().await;
 }
 
@@ -531,15 +419,8 @@ async fn what_a_shell_would_misread_is_refused() {
 async fn a_second_start_is_refused_while_the_agent_lives_and_accepted_afterwards() {
     let room = Room::new().await;
     let agent = room.start("sleep 60").await;
-    let error = room
-        .host
-        .guard_start(&room.dir, room.spec("exit 0"))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, HostError::AlreadyRunning { pid, .. } if pid == agent.pid),
-        "{error}"
-    );
+    let error = room.host.guard_start(&room.dir, room.spec("exit 0")).await.unwrap_err();
+    assert!(matches!(error, HostError::AlreadyRunning { pid, .. } if pid == agent.pid), "{error}");
     assert_eq!(room.state().await, AgentState::Running(agent));
     assert!(room.host.guard_signal(&room.dir, Signal::Kill).await.unwrap());
     assert_eq!(room.end().await, (ExitStatus::Signal(9), false));
@@ -591,14 +472,8 @@ async fn proof_that_all_is_gone_ends_the_watcher_too_even_in_the_middle_of_its_n
 fn the_script_is_clean_for_every_shell_at_hand() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/guard/guard.sh");
     for shell in [&["sh"][..], &["dash"], &["bash", "--posix"], &["busybox", "sh"]] {
-        let run = std::process::Command::new(shell[0])
-            .args(&shell[1..])
-            .args(["-n", script])
-            .output();
+        let run = std::process::Command::new(shell[0]).args(&shell[1..]).args(["-n", script]).output();
         let Ok(output) = run else { continue };
-        assert!(
-            output.status.success() && output.stderr.is_empty(),
-            "{shell:?}: {output:?}"
-        );
+        assert!(output.status.success() && output.stderr.is_empty(), "{shell:?}: {output:?}");
     }
 }

@@ -18,18 +18,12 @@ struct Fixture {
 }
 
 fn config(temp: &Path) -> LocalHostConfig {
-    LocalHostConfig {
-        task_root: Some(temp.join("tasks")),
-        socket_root: Some(temp.join("sockets")),
-    }
+    LocalHostConfig { task_root: Some(temp.join("tasks")), socket_root: Some(temp.join("sockets")) }
 }
 
 fn fixture() -> Fixture {
     let temp = tempfile::tempdir().unwrap();
-    Fixture {
-        host: LocalHost::new(config(temp.path())).unwrap(),
-        temp,
-    }
+    Fixture { host: LocalHost::new(config(temp.path())).unwrap(), temp }
 }
 
 impl Fixture {
@@ -64,9 +58,7 @@ async fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting)
-        .await
-        .unwrap_or_else(|_| panic!("{what}: not in time"));
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what}: not in time"));
 }
 
 /// True while a process runs; one that has ended but was not waited for does not.
@@ -83,18 +75,9 @@ fn runs(pid: &str) -> bool {
 async fn every_directory_of_a_task_is_private() {
     let fixture = fixture();
     let dir = fixture.task("a").await;
-    fixture
-        .host
-        .write(&dir, &rel("workdir/made/on/the/way"), "".into(), 0o644)
-        .await
-        .unwrap();
+    fixture.host.write(&dir, &rel("workdir/made/on/the/way"), "".into(), 0o644).await.unwrap();
     let socket = fixture.host.socket_path(&dir);
-    for path in [
-        dir.path(),
-        &dir.workdir(),
-        &dir.workdir().join("made/on"),
-        socket.parent().unwrap(),
-    ] {
+    for path in [dir.path(), &dir.workdir(), &dir.workdir().join("made/on"), socket.parent().unwrap()] {
         assert_eq!(mode(path), 0o700, "{}", path.display());
     }
     set_mode(dir.path(), 0o755);
@@ -160,18 +143,10 @@ async fn a_fifo_or_a_socket_is_refused_without_waiting() {
     assert!(fixture.host.run(made).await.unwrap().success());
     let _socket = std::os::unix::net::UnixListener::bind(dir.workdir().join("socket")).unwrap();
     for path in ["workdir/fifo", "workdir/socket"] {
-        let reading = tokio::time::timeout(PATIENCE, fixture.host.read(&dir, &rel(path), 9))
-            .await
-            .unwrap();
-        assert!(
-            matches!(reading, Err(HostError::Refused { .. })),
-            "{path}: {reading:?}"
-        );
+        let reading = tokio::time::timeout(PATIENCE, fixture.host.read(&dir, &rel(path), 9)).await.unwrap();
+        assert!(matches!(reading, Err(HostError::Refused { .. })), "{path}: {reading:?}");
         let appending = fixture.host.append(&dir, &rel(path), "x".into()).await;
-        assert!(
-            matches!(appending, Err(HostError::Refused { .. })),
-            "{path}: {appending:?}"
-        );
+        assert!(matches!(appending, Err(HostError::Refused { .. })), "{path}: {appending:?}");
     }
 }
 
@@ -180,21 +155,10 @@ async fn a_link_points_where_it_was_told_last() {
     let fixture = fixture();
     let dir = fixture.task("a").await;
     for target in ["/first", "../second"] {
-        fixture
-            .host
-            .link(&dir, &rel("workdir/link"), Path::new(target))
-            .await
-            .unwrap();
-        assert_eq!(
-            std::fs::read_link(dir.workdir().join("link")).unwrap(),
-            Path::new(target)
-        );
+        fixture.host.link(&dir, &rel("workdir/link"), Path::new(target)).await.unwrap();
+        assert_eq!(std::fs::read_link(dir.workdir().join("link")).unwrap(), Path::new(target));
     }
-    assert_eq!(
-        std::fs::read_dir(dir.workdir()).unwrap().count(),
-        1,
-        "a temporary link is left"
-    );
+    assert_eq!(std::fs::read_dir(dir.workdir()).unwrap().count(), 1, "a temporary link is left");
 }
 
 // Roots
@@ -211,10 +175,7 @@ fn a_socket_root_that_is_too_long_is_refused_at_the_start() {
     let temp = tempfile::tempdir().unwrap();
     let base = temp.path().display().to_string();
     let long = |len: usize| PathBuf::from(format!("{base}/{}", "x".repeat(len - base.len() - 1)));
-    let at = |len| LocalHostConfig {
-        socket_root: Some(long(len)),
-        ..config(temp.path())
-    };
+    let at = |len| LocalHostConfig { socket_root: Some(long(len)), ..config(temp.path()) };
     assert!(refusal(at(74)).contains("too long"));
     let host = LocalHost::new(at(73)).unwrap();
     let path = host.socket_path(&host.task_dir(&TaskId::new("a").unwrap()));
@@ -230,10 +191,7 @@ fn a_socket_root_must_be_a_directory_of_our_own() {
     symlink(&real, &link).unwrap();
     let file = temp.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let at = |root: &Path| LocalHostConfig {
-        socket_root: Some(root.into()),
-        ..config(temp.path())
-    };
+    let at = |root: &Path| LocalHostConfig { socket_root: Some(root.into()), ..config(temp.path()) };
     assert!(refusal(at(&link)).contains("symbolic link"));
     assert!(refusal(at(&file)).contains("not a directory"));
     assert!(refusal(at(Path::new("relative"))).contains("absolute"));
@@ -256,10 +214,7 @@ fn a_socket_root_of_another_user_is_refused() {
     } else {
         PathBuf::from("/usr")
     };
-    let error = refusal(LocalHostConfig {
-        socket_root: Some(foreign),
-        ..config(temp.path())
-    });
+    let error = refusal(LocalHostConfig { socket_root: Some(foreign), ..config(temp.path()) });
     assert!(error.contains("another user"), "{error}");
 }
 
@@ -279,10 +234,7 @@ async fn a_dropped_run_takes_its_whole_group_along() {
     let dir = fixture.task("a").await;
     let pids = dir.workdir().join("pids");
     let text = "sleep 60 & echo $$ $! > pids.new && mv pids.new pids; wait";
-    let command = Command {
-        cwd: Some(dir.workdir()),
-        ..Command::new(["sh", "-c", text])
-    };
+    let command = Command { cwd: Some(dir.workdir()), ..Command::new(["sh", "-c", text]) };
     {
         let running = fixture.host.run(command);
         tokio::pin!(running);
@@ -303,11 +255,7 @@ async fn a_timed_out_run_takes_its_whole_group_along() {
     let dir = fixture.task("a").await;
     let text = "trap '' TERM; sleep 60 & echo $$ $! > pids; wait";
     let limit = Duration::from_millis(500);
-    let command = Command {
-        cwd: Some(dir.workdir()),
-        limit,
-        ..Command::new(["sh", "-c", text])
-    };
+    let command = Command { cwd: Some(dir.workdir()), limit, ..Command::new(["sh", "-c", text]) };
     let answer = fixture.host.run(command).await;
     assert!(matches!(answer, Err(HostError::TimedOut { .. })), "{answer:?}");
     let pids = std::fs::read_to_string(dir.workdir().join("pids")).unwrap();
@@ -320,12 +268,7 @@ async fn a_timed_out_run_takes_its_whole_group_along() {
 async fn what_a_spawned_program_leaves_in_its_group_ends_with_it() {
     let fixture = fixture();
     let command = Command::new(["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!"]);
-    let Spawned {
-        stdin: _stdin,
-        stdout,
-        mut process,
-        ..
-    } = fixture.host.spawn(command).await.unwrap();
+    let Spawned { stdin: _stdin, stdout, mut process, .. } = fixture.host.spawn(command).await.unwrap();
     let mut pid = String::new();
     BufReader::new(stdout).read_line(&mut pid).await.unwrap();
     process.wait().await.unwrap();
@@ -336,11 +279,7 @@ async fn what_a_spawned_program_leaves_in_its_group_ends_with_it() {
 async fn a_daemon_that_keeps_the_pipes_does_not_hold_up_a_run() {
     let fixture = fixture();
     let started = std::time::Instant::now();
-    let output = fixture
-        .host
-        .run(Command::new(["sh", "-c", "setsid sleep 60 & echo $!"]))
-        .await
-        .unwrap();
+    let output = fixture.host.run(Command::new(["sh", "-c", "setsid sleep 60 & echo $!"])).await.unwrap();
     assert!(started.elapsed() < Duration::from_secs(10));
     let pid = String::from_utf8(output.stdout.to_vec()).unwrap();
     assert!(runs(pid.trim()), "a daemon in a group of its own was killed");
@@ -355,10 +294,7 @@ async fn a_missing_program_is_told_from_a_missing_directory() {
         Err(HostError::Program { program, .. }) => assert_eq!(program, "optio-no-such-program"),
         other => panic!("{other:?}"),
     }
-    let nowhere = Command {
-        cwd: Some("/no/such/directory".into()),
-        ..Command::new(["true"])
-    };
+    let nowhere = Command { cwd: Some("/no/such/directory".into()), ..Command::new(["true"]) };
     match fixture.host.run(nowhere).await {
         Err(HostError::NotFound { path }) => assert_eq!(path, "/no/such/directory"),
         other => panic!("{other:?}"),
@@ -371,11 +307,7 @@ async fn a_listening_socket_is_dialled() {
     let dir = fixture.task("a").await;
     let path = fixture.host.socket_path(&dir);
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
-    let mut ours = fixture
-        .host
-        .dial(&optio_host::Dial::Unix(path.clone()))
-        .await
-        .unwrap();
+    let mut ours = fixture.host.dial(&optio_host::Dial::Unix(path.clone())).await.unwrap();
     let (mut theirs, _) = listener.accept().await.unwrap();
     ours.write_all(b"hello").await.unwrap();
     let mut heard = [0; 5];
@@ -384,10 +316,7 @@ async fn a_listening_socket_is_dialled() {
     // A dead server leaves its socket file behind.
     drop(listener);
     let refused = fixture.host.dial(&optio_host::Dial::Unix(path)).await.map(drop);
-    assert!(
-        matches!(refused, Err(HostError::NotListening { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(HostError::NotListening { .. })), "{refused:?}");
 }
 
 // Watching
@@ -397,22 +326,12 @@ async fn a_file_emptied_and_written_in_place_wakes() {
     let fixture = fixture();
     let dir = fixture.task("a").await;
     let path = rel("workdir/auth.json");
-    fixture
-        .host
-        .write(&dir, &path, "old".into(), 0o600)
-        .await
-        .unwrap();
+    fixture.host.write(&dir, &path, "old".into(), 0o600).await.unwrap();
     let mut watch = fixture.host.watch(&dir, &path).await.unwrap();
     // The way codex 0.142.5 does it: open with O_TRUNC, one write, close.
     let file = dir.join(&path);
-    tokio::task::spawn_blocking(move || std::fs::write(file, "new"))
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        tokio::time::timeout(PATIENCE, watch.changed()).await.unwrap(),
-        Some(())
-    );
+    tokio::task::spawn_blocking(move || std::fs::write(file, "new")).await.unwrap().unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, watch.changed()).await.unwrap(), Some(()));
 }
 
 #[tokio::test]
@@ -441,18 +360,10 @@ async fn a_thousand_watches_share_one_instance() {
         watches.push((dir, watch));
     }
     for (dir, _) in watches.iter().step_by(7) {
-        fixture
-            .host
-            .write(dir, &rel("workdir/auth.json"), "x".into(), 0o600)
-            .await
-            .unwrap();
+        fixture.host.write(dir, &rel("workdir/auth.json"), "x".into(), 0o600).await.unwrap();
     }
     for (number, (_, watch)) in watches.iter_mut().enumerate() {
-        let limit = if number % 7 == 0 {
-            PATIENCE
-        } else {
-            Duration::from_millis(1)
-        };
+        let limit = if number % 7 == 0 { PATIENCE } else { Duration::from_millis(1) };
         let woken = tokio::time::timeout(limit, watch.changed()).await;
         assert_eq!(woken.is_ok(), number % 7 == 0, "session {number}");
     }
@@ -466,10 +377,7 @@ async fn a_watch_outlives_the_host_it_came_from() {
     let mut watch = fixture.host.watch(&dir, &path).await.unwrap();
     drop(fixture.host);
     std::fs::write(dir.join(&path), "x").unwrap();
-    assert_eq!(
-        tokio::time::timeout(PATIENCE, watch.changed()).await.unwrap(),
-        Some(())
-    );
+    assert_eq!(tokio::time::timeout(PATIENCE, watch.changed()).await.unwrap(), Some(()));
 }
 
 /// Watches come and go while their directory is wiped over and over: none may be left asleep.
@@ -483,9 +391,7 @@ async fn arming_again_and_again_over_wiped_directories_never_sleeps() {
         let mut watch = watch.unwrap();
         fixture.host.write(&dir, &path, "x".into(), 0o600).await.unwrap();
         // A wake-up, or the end because the wipe before was seen late; both make a caller look.
-        tokio::time::timeout(PATIENCE, watch.changed())
-            .await
-            .unwrap_or_else(|_| panic!("asleep in {round}"));
+        tokio::time::timeout(PATIENCE, watch.changed()).await.unwrap_or_else(|_| panic!("asleep in {round}"));
     }
 }
 
@@ -514,10 +420,7 @@ async fn a_script_that_is_not_npms_launcher_is_refused_with_what_would_be_right(
     let path = temp.path().join("codex");
     script(&path, &format!("#!/bin/sh\n{ANSWERS}\n"));
     let why = why(found(&path).await.unwrap_err());
-    assert!(
-        why.contains("it is a script") && why.contains("npm install"),
-        "{why}"
-    );
+    assert!(why.contains("it is a script") && why.contains("npm install"), "{why}");
     assert!(why.contains(path.to_str().unwrap()), "{why}");
 }
 
@@ -536,10 +439,7 @@ async fn what_is_missing_relative_or_not_executable_is_refused_by_its_path() {
 async fn a_program_that_is_not_codex_is_refused_by_what_it_answered() {
     let echo = std::fs::canonicalize("/bin/echo").unwrap();
     let why = why(found(&echo).await.unwrap_err());
-    assert!(
-        why.contains("--version") && why.contains("codex-cli x.y.z"),
-        "{why}"
-    );
+    assert!(why.contains("--version") && why.contains("codex-cli x.y.z"), "{why}");
 }
 
 #[tokio::test]
@@ -548,10 +448,7 @@ async fn npms_launcher_without_its_program_says_where_it_was_looked_for() {
     let launcher = temp.path().join("node_modules/@openai/codex/bin/codex.js");
     script(&launcher, "#!/usr/bin/env node\n");
     let why = why(found(&launcher).await.unwrap_err());
-    assert!(
-        why.contains("the program behind it is missing") && why.contains("vendor"),
-        "{why}"
-    );
+    assert!(why.contains("the program behind it is missing") && why.contains("vendor"), "{why}");
 }
 
 /// The launcher's layouts as npm and pnpm make them: beside the package, or within it; reached through `.bin`.
@@ -568,12 +465,7 @@ async fn npms_launcher_is_resolved_to_the_program_behind_it() {
         let temp = tempfile::tempdir().unwrap();
         let launcher = temp.path().join("node_modules/@openai/codex/bin/codex.js");
         script(&launcher, "#!/usr/bin/env node\n");
-        let native = temp
-            .path()
-            .join(place)
-            .join("vendor")
-            .join(triple)
-            .join("bin/codex");
+        let native = temp.path().join(place).join("vendor").join(triple).join("bin/codex");
         script(&native, &format!("#!/bin/sh\n{ANSWERS}\n"));
         let bin = temp.path().join("node_modules/.bin/codex");
         std::fs::create_dir_all(bin.parent().unwrap()).unwrap();

@@ -64,10 +64,7 @@ pub struct TokioClock {
 impl TokioClock {
     /// A clock that shows the present and goes on as tokio's does.
     pub fn new() -> Self {
-        Self {
-            origin: tokio::time::Instant::now(),
-            shows: from_millis(millis(Timestamp::now())),
-        }
+        Self { origin: tokio::time::Instant::now(), shows: from_millis(millis(Timestamp::now())) }
     }
 }
 

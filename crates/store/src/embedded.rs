@@ -66,11 +66,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            key_file: None,
-            clock: Arc::new(SystemClock),
-            lock_wait: Duration::from_secs(2),
-        }
+        Self { key_file: None, clock: Arc::new(SystemClock), lock_wait: Duration::from_secs(2) }
     }
 }
 
@@ -136,20 +132,13 @@ impl Embedded {
     /// minutes, and once after the start.
     pub async fn sweep(&self) -> Result<usize> {
         let before = self.now_ms() - i64::try_from(BLOB_GRACE.as_millis()).unwrap_or(i64::MAX);
-        let doomed = self
-            .core
-            .db
-            .run("sweep", move |c| seeds::doomed_before(c, before))
-            .await?;
+        let doomed = self.core.db.run("sweep", move |c| seeds::doomed_before(c, before)).await?;
         let mut deleted = 0;
         for name in doomed {
             let core = self.core.clone();
             let file = name.clone();
             self.login_work("sweep", move || core.blobs.remove(&file)).await?;
-            self.core
-                .db
-                .run("sweep", move |c| seeds::forget_doomed(c, &name))
-                .await?;
+            self.core.db.run("sweep", move |c| seeds::forget_doomed(c, &name)).await?;
             deleted += 1;
         }
         Ok(deleted)
@@ -194,19 +183,13 @@ async fn offload<T: Send + 'static>(
         });
         task.await.map_err(|e| unavailable(what, e))?
     };
-    tokio::time::timeout(limit, done)
-        .await
-        .map_err(|_| StoreError::TimedOut { what, limit })?
+    tokio::time::timeout(limit, done).await.map_err(|_| StoreError::TimedOut { what, limit })?
 }
 
 /// Makes a directory only its owner may enter, or makes an existing one so.
 fn private_dir(dir: &Path) -> Result<()> {
     let at = |e| unavailable("opening the store", format_args!("{}: {e}", dir.display()));
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(at)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at)?;
     if dir.metadata().map_err(at)?.permissions().mode() & 0o077 != 0 {
         tracing::warn!(dir = %dir.display(), "store directory was open to others, now it is 0700");
         std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(at)?;
@@ -243,22 +226,14 @@ fn lock(dir: &Path, wait: Duration) -> Result<File> {
         }
     }
     // For the message above only; the lock is the kernel's.
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(|e| at(&e))?;
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(|e| at(&e))?;
     Ok(file)
 }
 
 fn unavailable(what: &'static str, why: impl std::fmt::Display) -> StoreError {
-    StoreError::Unavailable {
-        what,
-        why: why.to_string(),
-    }
+    StoreError::Unavailable { what, why: why.to_string() }
 }
 
 fn invalid(field: &'static str, why: impl Into<String>) -> StoreError {
-    StoreError::Invalid {
-        field,
-        why: why.into(),
-    }
+    StoreError::Invalid { field, why: why.into() }
 }

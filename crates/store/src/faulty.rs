@@ -90,10 +90,7 @@ pub struct FaultyStore {
 impl FaultyStore {
     /// A wrapper that does nothing yet.
     pub fn new(inner: Store) -> Self {
-        Self {
-            inner,
-            faults: Arc::default(),
-        }
+        Self { inner, faults: Arc::default() }
     }
 
     /// The store to hand to the code under test.
@@ -131,12 +128,7 @@ impl FaultyStore {
     fn arm(&self, op: StoreOp, nth: u64, times: u64, fault: Fault) {
         assert!(nth > 0, "calls are counted from 1");
         let first = self.calls(op) + nth;
-        self.lock().armed.push(Armed {
-            op,
-            first,
-            last: first.saturating_add(times - 1),
-            fault,
-        });
+        self.lock().armed.push(Armed { op, first, last: first.saturating_add(times - 1), fault });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Faults> {
@@ -148,10 +140,7 @@ impl FaultyStore {
         let call = faults.calls.entry(op).or_default();
         *call += 1;
         let call = *call;
-        let armed = faults
-            .armed
-            .iter()
-            .find(|a| a.op == op && (a.first..=a.last).contains(&call));
+        let armed = faults.armed.iter().find(|a| a.op == op && (a.first..=a.last).contains(&call));
         armed.map(|armed| armed.fault)
     }
 
@@ -165,10 +154,7 @@ impl FaultyStore {
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::DoneButError) => {
                 call.await?;
-                Err(StoreError::TimedOut {
-                    what: "injected fault",
-                    limit: OPERATION_LIMIT,
-                })
+                Err(StoreError::TimedOut { what: "injected fault", limit: OPERATION_LIMIT })
             }
         }
     }
@@ -185,8 +171,7 @@ impl Seeds for FaultyStore {
     }
 
     async fn list(&self, pool: Option<&str>, page: &PageRequest) -> Result<Page<SeedRow>> {
-        self.run(StoreOp::ListSeeds, self.inner.seeds.list(pool, page))
-            .await
+        self.run(StoreOp::ListSeeds, self.inner.seeds.list(pool, page)).await
     }
 
     async fn load(&self, id: &SeedId) -> Result<(SeedFiles, SeedVersion)> {
@@ -200,47 +185,34 @@ impl Seeds for FaultyStore {
         base: &SeedVersion,
         auth_json: Bytes,
     ) -> Result<SaveOutcome> {
-        self.run(
-            StoreOp::SaveCredential,
-            self.inner.seeds.save_credential(id, holder, base, auth_json),
-        )
-        .await
+        self.run(StoreOp::SaveCredential, self.inner.seeds.save_credential(id, holder, base, auth_json)).await
     }
 
     async fn patch(&self, id: &SeedId, holder: Option<&Holder>, patch: SeedPatch) -> Result<SeedRow> {
-        self.run(StoreOp::PatchSeed, self.inner.seeds.patch(id, holder, patch))
-            .await
+        self.run(StoreOp::PatchSeed, self.inner.seeds.patch(id, holder, patch)).await
     }
 
     async fn delete(&self, id: &SeedId, force: bool) -> Result<()> {
-        self.run(StoreOp::DeleteSeed, self.inner.seeds.delete(id, force))
-            .await
+        self.run(StoreOp::DeleteSeed, self.inner.seeds.delete(id, force)).await
     }
 }
 
 #[async_trait]
 impl Leases for FaultyStore {
     async fn acquire(&self, want: &Want, holder: &Holder) -> Result<Option<Lease>> {
-        self.run(StoreOp::Acquire, self.inner.leases.acquire(want, holder))
-            .await
+        self.run(StoreOp::Acquire, self.inner.leases.acquire(want, holder)).await
     }
 
     async fn acquire_for_recovery(&self, seed: &SeedId, holder: &Holder) -> Result<Option<Lease>> {
-        self.run(
-            StoreOp::AcquireForRecovery,
-            self.inner.leases.acquire_for_recovery(seed, holder),
-        )
-        .await
+        self.run(StoreOp::AcquireForRecovery, self.inner.leases.acquire_for_recovery(seed, holder)).await
     }
 
     async fn renew(&self, seed: &SeedId, holder: &Holder) -> Result<Renewal> {
-        self.run(StoreOp::Renew, self.inner.leases.renew(seed, holder))
-            .await
+        self.run(StoreOp::Renew, self.inner.leases.renew(seed, holder)).await
     }
 
     async fn release(&self, seed: &SeedId, holder: &Holder) -> Result<bool> {
-        self.run(StoreOp::Release, self.inner.leases.release(seed, holder))
-            .await
+        self.run(StoreOp::Release, self.inner.leases.release(seed, holder)).await
     }
 }
 
@@ -252,33 +224,23 @@ struct Writer {
 #[async_trait]
 impl SnapshotWriter for Writer {
     async fn write(&mut self, chunk: Bytes) -> Result<()> {
-        self.faulty
-            .run(StoreOp::WriteSnapshot, self.inner.write(chunk))
-            .await
+        self.faulty.run(StoreOp::WriteSnapshot, self.inner.write(chunk)).await
     }
 
     async fn commit(self: Box<Self>, about: NewSnapshot) -> Result<SnapshotRow> {
-        self.faulty
-            .run(StoreOp::CommitSnapshot, self.inner.commit(about))
-            .await
+        self.faulty.run(StoreOp::CommitSnapshot, self.inner.commit(about)).await
     }
 }
 
 #[async_trait]
 impl Snapshots for FaultyStore {
     async fn begin(&self) -> Result<Box<dyn SnapshotWriter>> {
-        let inner = self
-            .run(StoreOp::BeginSnapshot, self.inner.snapshots.begin())
-            .await?;
-        Ok(Box::new(Writer {
-            faulty: self.clone(),
-            inner,
-        }))
+        let inner = self.run(StoreOp::BeginSnapshot, self.inner.snapshots.begin()).await?;
+        Ok(Box::new(Writer { faulty: self.clone(), inner }))
     }
 
     async fn list(&self, session: &SessionId) -> Result<Vec<SnapshotRow>> {
-        self.run(StoreOp::ListSnapshots, self.inner.snapshots.list(session))
-            .await
+        self.run(StoreOp::ListSnapshots, self.inner.snapshots.list(session)).await
     }
 
     async fn get(&self, id: &SnapshotId) -> Result<Option<SnapshotRow>> {
@@ -286,31 +248,26 @@ impl Snapshots for FaultyStore {
     }
 
     async fn open(&self, id: &SnapshotId) -> Result<BoxStream<'static, Result<Bytes>>> {
-        self.run(StoreOp::OpenSnapshot, self.inner.snapshots.open(id))
-            .await
+        self.run(StoreOp::OpenSnapshot, self.inner.snapshots.open(id)).await
     }
 
     async fn verify(&self, id: &SnapshotId) -> Result<()> {
-        self.run(StoreOp::VerifySnapshot, self.inner.snapshots.verify(id))
-            .await
+        self.run(StoreOp::VerifySnapshot, self.inner.snapshots.verify(id)).await
     }
 
     async fn delete_all(&self, session: &SessionId) -> Result<()> {
-        self.run(StoreOp::DeleteSnapshots, self.inner.snapshots.delete_all(session))
-            .await
+        self.run(StoreOp::DeleteSnapshots, self.inner.snapshots.delete_all(session)).await
     }
 }
 
 #[async_trait]
 impl Records for FaultyStore {
     async fn insert(&self, row: RecordRow, idempotency: Option<(String, String)>) -> Result<Inserted> {
-        self.run(StoreOp::InsertRecord, self.inner.records.insert(row, idempotency))
-            .await
+        self.run(StoreOp::InsertRecord, self.inner.records.insert(row, idempotency)).await
     }
 
     async fn update(&self, row: RecordRow) -> Result<u64> {
-        self.run(StoreOp::UpdateRecord, self.inner.records.update(row))
-            .await
+        self.run(StoreOp::UpdateRecord, self.inner.records.update(row)).await
     }
 
     async fn get(&self, id: &SessionId) -> Result<Option<RecordRow>> {
@@ -318,18 +275,15 @@ impl Records for FaultyStore {
     }
 
     async fn list(&self, filter: &RecordFilter, page: &PageRequest) -> Result<Page<RecordRow>> {
-        self.run(StoreOp::ListRecords, self.inner.records.list(filter, page))
-            .await
+        self.run(StoreOp::ListRecords, self.inner.records.list(filter, page)).await
     }
 
     async fn unfinished(&self) -> Result<Vec<RecordRow>> {
-        self.run(StoreOp::UnfinishedRecords, self.inner.records.unfinished())
-            .await
+        self.run(StoreOp::UnfinishedRecords, self.inner.records.unfinished()).await
     }
 
     async fn delete(&self, id: &SessionId) -> Result<()> {
-        self.run(StoreOp::DeleteRecord, self.inner.records.delete(id))
-            .await
+        self.run(StoreOp::DeleteRecord, self.inner.records.delete(id)).await
     }
 }
 
@@ -340,8 +294,7 @@ impl Spool for FaultyStore {
     }
 
     async fn confirm(&self, id: &SpoolId) -> Result<()> {
-        self.run(StoreOp::ConfirmSpool, self.inner.spool.confirm(id))
-            .await
+        self.run(StoreOp::ConfirmSpool, self.inner.spool.confirm(id)).await
     }
 
     async fn entries(&self) -> Result<Vec<(SpoolId, Result<SpoolEntry>)>> {
@@ -356,12 +309,10 @@ impl Spool for FaultyStore {
 #[async_trait]
 impl Journal for FaultyStore {
     async fn open(&self, name: &str) -> Result<Arc<dyn JournalStream>> {
-        self.run(StoreOp::OpenJournal, self.inner.journal.open(name))
-            .await
+        self.run(StoreOp::OpenJournal, self.inner.journal.open(name)).await
     }
 
     async fn delete(&self, name: &str) -> Result<()> {
-        self.run(StoreOp::DeleteJournal, self.inner.journal.delete(name))
-            .await
+        self.run(StoreOp::DeleteJournal, self.inner.journal.delete(name)).await
     }
 }

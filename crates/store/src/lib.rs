@@ -26,9 +26,9 @@ pub mod suite;
 
 use std::sync::Arc;
 
+pub use clock::{Clock, SystemClock};
 #[cfg(feature = "testsuite")]
 pub use clock::{ManualClock, TokioClock};
-pub use clock::{Clock, SystemClock};
 pub use error::{Result, StoreError};
 pub use ids::{ApprovalId, Holder, RunId, SeedId, SessionId, SnapshotId};
 pub use journal::{DiskJournal, DiskJournalOptions, Draft, Gap, Journal, JournalStream, Record, Slice};

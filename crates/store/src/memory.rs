@@ -78,10 +78,7 @@ impl MemoryStore {
 
     /// An empty store on this clock.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            state: Arc::default(),
-            clock,
-        }
+        Self { state: Arc::default(), clock }
     }
 
     /// This store with a journal beside it.
@@ -103,13 +100,7 @@ impl MemoryStore {
 
     /// The credential that is stored now.
     pub fn credential(&self, seed: &SeedId) -> Option<Bytes> {
-        self.lock()
-            .logins
-            .get(seed)?
-            .files
-            .0
-            .get(SeedFiles::AUTH)
-            .cloned()
+        self.lock().logins.get(seed)?.files.0.get(SeedFiles::AUTH).cloned()
     }
 
     /// Who has a lease on the seed that was not released, live or expired.
@@ -119,11 +110,7 @@ impl MemoryStore {
 
     /// How many snapshots a session has.
     pub fn snapshot_count(&self, session: &SessionId) -> usize {
-        self.lock()
-            .snapshots
-            .values()
-            .filter(|s| s.row.session == *session)
-            .count()
+        self.lock().snapshots.values().filter(|s| s.row.session == *session).count()
     }
 
     /// Flips a bit of a stored snapshot, which a reader must notice.
@@ -161,25 +148,14 @@ impl Seeds for MemoryStore {
         seed_archive::check(&seed.files)?;
         // Only for what it refuses.
         seed_archive::encode(&seed.files, 0)?;
-        let lineage = seed
-            .files
-            .0
-            .get(SeedFiles::AUTH)
-            .and_then(|auth| seed_archive::lineage(auth));
+        let lineage = seed.files.0.get(SeedFiles::AUTH).and_then(|auth| seed_archive::lineage(auth));
         let now = self.now();
         let mut state = self.lock();
-        if let Some((twin, _)) = state
-            .logins
-            .iter()
-            .find(|(_, l)| lineage.is_some() && l.lineage == lineage)
+        if let Some((twin, _)) = state.logins.iter().find(|(_, l)| lineage.is_some() && l.lineage == lineage)
         {
             let why =
                 "it holds the same login; two copies of a single-use login strand each other".to_owned();
-            return Err(StoreError::Conflict {
-                what: "seed",
-                id: twin.to_string(),
-                why,
-            });
+            return Err(StoreError::Conflict { what: "seed", id: twin.to_string(), why });
         }
         let id = SeedId::mint();
         let login = Login::new(seed, lineage, state.next_version(), now);
@@ -198,11 +174,7 @@ impl Seeds for MemoryStore {
         let (after, limit, now) = (page.after()?, page.rows(), self.now());
         let key = |row: &SeedRow| (millis(row.created_at), row.id.to_string());
         let state = self.lock();
-        let mut rows: Vec<_> = state
-            .logins
-            .iter()
-            .map(|(id, login)| login.row(id, now))
-            .collect();
+        let mut rows: Vec<_> = state.logins.iter().map(|(id, login)| login.row(id, now)).collect();
         rows.retain(|row| pool.is_none_or(|pool| row.pool.as_deref() == Some(pool)));
         rows.retain(|row| after.as_ref().is_none_or(|after| key(row) > *after));
         rows.sort_by_key(key);
@@ -223,10 +195,7 @@ impl Seeds for MemoryStore {
         auth_json: Bytes,
     ) -> Result<SaveOutcome> {
         if auth_json.is_empty() {
-            return Err(StoreError::Invalid {
-                field: "auth_json",
-                why: "it must not be empty".to_owned(),
-            });
+            return Err(StoreError::Invalid { field: "auth_json", why: "it must not be empty".to_owned() });
         }
         let now = self.now();
         let mut state = self.lock();
@@ -241,9 +210,7 @@ impl Seeds for MemoryStore {
             return Ok(SaveOutcome::Saved(login.version.clone()));
         }
         if login.version != *base {
-            return Ok(SaveOutcome::Superseded {
-                current: login.version.clone(),
-            });
+            return Ok(SaveOutcome::Superseded { current: login.version.clone() });
         }
         login.lineage = seed_archive::lineage(&auth_json);
         login.files.0.insert(SeedFiles::AUTH.to_owned(), auth_json);
@@ -265,11 +232,7 @@ impl Seeds for MemoryStore {
             && login.lease.as_ref().is_none_or(|(by, _)| by != holder)
         {
             let why = format!("{holder} does not hold its lease");
-            return Err(StoreError::Conflict {
-                what: "seed",
-                id: id.to_string(),
-                why,
-            });
+            return Err(StoreError::Conflict { what: "seed", id: id.to_string(), why });
         }
         if let Some((status, reason)) = patch.status {
             login.status = status;
@@ -297,11 +260,7 @@ impl Seeds for MemoryStore {
             && !force
         {
             let why = format!("{holder} has a live lease on it");
-            return Err(StoreError::Conflict {
-                what: "seed",
-                id: id.to_string(),
-                why,
-            });
+            return Err(StoreError::Conflict { what: "seed", id: id.to_string(), why });
         }
         state.logins.remove(id);
         state.note(now, id, None, SeedEvent::Deleted);
@@ -334,10 +293,7 @@ impl Leases for MemoryStore {
     async fn acquire_for_recovery(&self, seed: &SeedId, holder: &Holder) -> Result<Option<Lease>> {
         let now = self.now();
         let mut state = self.lock();
-        let free = state
-            .logins
-            .get(seed)
-            .is_some_and(|login| login.lease.is_none() || login.dirty(now));
+        let free = state.logins.get(seed).is_some_and(|login| login.lease.is_none() || login.dirty(now));
         if !free {
             return Ok(None);
         }
@@ -353,9 +309,7 @@ impl Leases for MemoryStore {
             _ => return Ok(Renewal::Lost),
         }
         state.note(now, seed, Some(holder), SeedEvent::Renewed);
-        Ok(Renewal::Renewed {
-            expires_at: from_millis(expires),
-        })
+        Ok(Renewal::Renewed { expires_at: from_millis(expires) })
     }
 
     async fn release(&self, seed: &SeedId, holder: &Holder) -> Result<bool> {
@@ -395,10 +349,7 @@ impl SnapshotWriter for Writer {
 #[async_trait]
 impl Snapshots for MemoryStore {
     async fn begin(&self) -> Result<Box<dyn SnapshotWriter>> {
-        Ok(Box::new(Writer {
-            store: self.clone(),
-            bytes: Vec::new(),
-        }))
+        Ok(Box::new(Writer { store: self.clone(), bytes: Vec::new() }))
     }
 
     async fn list(&self, session: &SessionId) -> Result<Vec<SnapshotRow>> {
@@ -411,10 +362,7 @@ impl Snapshots for MemoryStore {
 
     async fn open(&self, id: &SnapshotId) -> Result<BoxStream<'static, Result<Bytes>>> {
         let state = self.lock();
-        let not_found = || StoreError::NotFound {
-            what: "snapshot",
-            id: id.to_string(),
-        };
+        let not_found = || StoreError::NotFound { what: "snapshot", id: id.to_string() };
         let Snapshot { row, bytes } = state.snapshots.get(id).ok_or_else(not_found)?;
         let mut chunks: Vec<Result<Bytes>> = (0..bytes.len())
             .step_by(CHUNK)
@@ -422,10 +370,7 @@ impl Snapshots for MemoryStore {
             .collect();
         if hex(&Sha256::digest(bytes)) != row.sha256 {
             let why = "it has another hash than its row says".to_owned();
-            chunks.push(Err(StoreError::Damaged {
-                what: format!("snapshot {id}"),
-                why,
-            }));
+            chunks.push(Err(StoreError::Damaged { what: format!("snapshot {id}"), why }));
         }
         Ok(stream::iter(chunks).boxed())
     }
@@ -439,9 +384,7 @@ impl Snapshots for MemoryStore {
     }
 
     async fn delete_all(&self, session: &SessionId) -> Result<()> {
-        self.lock()
-            .snapshots
-            .retain(|_, snapshot| snapshot.row.session != *session);
+        self.lock().snapshots.retain(|_, snapshot| snapshot.row.session != *session);
         Ok(())
     }
 }
@@ -460,11 +403,7 @@ impl Records for MemoryStore {
         }
         if state.records.contains_key(&row.id) {
             let why = "it exists".to_owned();
-            return Err(StoreError::Conflict {
-                what: "session record",
-                id: row.id.to_string(),
-                why,
-            });
+            return Err(StoreError::Conflict { what: "session record", id: row.id.to_string(), why });
         }
         if let Some((key, digest)) = idempotency {
             state.keys.insert(key, (digest, row.id.clone(), now));
@@ -478,18 +417,11 @@ impl Records for MemoryStore {
         let mut state = self.lock();
         let id = row.id.to_string();
         let Some(stored) = state.records.get_mut(&row.id) else {
-            return Err(StoreError::NotFound {
-                what: "session record",
-                id,
-            });
+            return Err(StoreError::NotFound { what: "session record", id });
         };
         if stored.rev != row.rev {
             let why = format!("revision {} was expected, {} is stored", row.rev, stored.rev);
-            return Err(StoreError::Conflict {
-                what: "session record",
-                id,
-                why,
-            });
+            return Err(StoreError::Conflict { what: "session record", id, why });
         }
         row.rev += 1;
         *stored = row;
@@ -503,31 +435,17 @@ impl Records for MemoryStore {
     async fn list(&self, filter: &RecordFilter, page: &PageRequest) -> Result<Page<RecordRow>> {
         let (before, limit) = (page.after()?, page.rows());
         let key = |row: &RecordRow| {
-            (
-                i64::try_from(row.created_at.as_nanosecond()).unwrap_or(i64::MAX),
-                row.id.to_string(),
-            )
+            (i64::try_from(row.created_at.as_nanosecond()).unwrap_or(i64::MAX), row.id.to_string())
         };
-        let mut rows: Vec<_> = self
-            .lock()
-            .records
-            .values()
-            .filter(|row| matches(row, filter))
-            .cloned()
-            .collect();
+        let mut rows: Vec<_> =
+            self.lock().records.values().filter(|row| matches(row, filter)).cloned().collect();
         rows.retain(|row| before.as_ref().is_none_or(|before| key(row) < *before));
         rows.sort_by_key(|row| std::cmp::Reverse(key(row)));
         Ok(Page::cut(rows, limit, key))
     }
 
     async fn unfinished(&self) -> Result<Vec<RecordRow>> {
-        let mut rows: Vec<_> = self
-            .lock()
-            .records
-            .values()
-            .filter(|row| !row.finished)
-            .cloned()
-            .collect();
+        let mut rows: Vec<_> = self.lock().records.values().filter(|row| !row.finished).cloned().collect();
         rows.sort_by_key(|row| (row.created_at, row.id.clone()));
         Ok(rows)
     }
@@ -558,17 +476,9 @@ impl Spool for MemoryStore {
     }
 
     async fn entries(&self) -> Result<Vec<(SpoolId, Result<SpoolEntry>)>> {
-        let entries: BTreeMap<_, _> = self
-            .lock()
-            .spool
-            .clone()
-            .into_iter()
-            .map(|(id, e)| ((e.at, id), e))
-            .collect();
-        Ok(entries
-            .into_iter()
-            .map(|((_, id), entry)| (SpoolId(id), Ok(entry)))
-            .collect())
+        let entries: BTreeMap<_, _> =
+            self.lock().spool.clone().into_iter().map(|(id, e)| ((e.at, id), e)).collect();
+        Ok(entries.into_iter().map(|((_, id), entry)| (SpoolId(id), Ok(entry))).collect())
     }
 
     fn describe(&self, id: &SpoolId) -> String {

@@ -58,12 +58,10 @@ impl Sealer {
 
     /// Opens what [`Sealer::seal`] sealed under this name.
     pub(crate) fn open(&self, name: &str, sealed: &[u8]) -> Result<Vec<u8>> {
-        let rest = sealed
-            .strip_prefix(WHOLE_MAGIC)
-            .ok_or_else(|| damaged(name, "it is not a sealed value"))?;
-        let (nonce, rest) = rest
-            .split_first_chunk::<NONCE_LEN>()
-            .ok_or_else(|| damaged(name, "it is cut off"))?;
+        let rest =
+            sealed.strip_prefix(WHOLE_MAGIC).ok_or_else(|| damaged(name, "it is not a sealed value"))?;
+        let (nonce, rest) =
+            rest.split_first_chunk::<NONCE_LEN>().ok_or_else(|| damaged(name, "it is cut off"))?;
         let mut plain = rest.to_vec();
         self.0
             .decrypt_in_place(&XNonce::from(*nonce), name.as_bytes(), &mut plain)
@@ -76,32 +74,15 @@ impl Sealer {
         let nonce = XNonce::try_generate().map_err(no_random)?;
         let mut prefix = [0; PREFIX_LEN];
         prefix.copy_from_slice(&nonce[..PREFIX_LEN]);
-        Ok(StreamSealer {
-            cipher: self.0.clone(),
-            place: Place {
-                name,
-                prefix,
-                next: 0,
-                ended: false,
-            },
-        })
+        Ok(StreamSealer { cipher: self.0.clone(), place: Place { name, prefix, next: 0, ended: false } })
     }
 
     /// Begins reading the stream with this name and header.
     pub(crate) fn open_stream(&self, name: String, header: &[u8; STREAM_HEADER]) -> Result<StreamOpener> {
-        let prefix: Option<[u8; PREFIX_LEN]> = header
-            .strip_prefix(STREAM_MAGIC)
-            .and_then(|prefix| prefix.try_into().ok());
+        let prefix: Option<[u8; PREFIX_LEN]> =
+            header.strip_prefix(STREAM_MAGIC).and_then(|prefix| prefix.try_into().ok());
         let prefix = prefix.ok_or_else(|| damaged(&name, "it is not a sealed stream"))?;
-        Ok(StreamOpener {
-            cipher: self.0.clone(),
-            place: Place {
-                name,
-                prefix,
-                next: 0,
-                ended: false,
-            },
-        })
+        Ok(StreamOpener { cipher: self.0.clone(), place: Place { name, prefix, next: 0, ended: false } })
     }
 }
 
@@ -146,16 +127,10 @@ impl StreamSealer {
 
     /// Seals the next chunk in its place and adds the tag. Every chunk but the last is [`CHUNK`] long.
     pub(crate) fn seal(&mut self, chunk: &mut Vec<u8>, last: bool) -> Result<()> {
-        debug_assert!(if last {
-            chunk.len() <= CHUNK
-        } else {
-            chunk.len() == CHUNK
-        });
+        debug_assert!(if last { chunk.len() <= CHUNK } else { chunk.len() == CHUNK });
         let nonce = self.place.advance(last)?;
         let name = self.place.name.as_bytes();
-        self.cipher
-            .encrypt_in_place(&nonce, name, chunk)
-            .map_err(|_| too_long(&self.place.name))
+        self.cipher.encrypt_in_place(&nonce, name, chunk).map_err(|_| too_long(&self.place.name))
     }
 }
 
@@ -171,33 +146,22 @@ impl StreamOpener {
     pub(crate) fn open(&mut self, chunk: &mut Vec<u8>, last: bool) -> Result<()> {
         let nonce = self.place.advance(last)?;
         let name = self.place.name.as_bytes();
-        self.cipher
-            .decrypt_in_place(&nonce, name, chunk)
-            .map_err(|_| damaged(&self.place.name, WRONG))
+        self.cipher.decrypt_in_place(&nonce, name, chunk).map_err(|_| damaged(&self.place.name, WRONG))
     }
 }
 
 const WRONG: &str = "its bytes were changed, or the key is another one than it was stored with";
 
 fn damaged(name: &str, why: &str) -> StoreError {
-    StoreError::Damaged {
-        what: name.to_owned(),
-        why: why.to_owned(),
-    }
+    StoreError::Damaged { what: name.to_owned(), why: why.to_owned() }
 }
 
 fn too_long(name: &str) -> StoreError {
-    StoreError::Invalid {
-        field: "length",
-        why: format!("{name} is too long to be sealed"),
-    }
+    StoreError::Invalid { field: "length", why: format!("{name} is too long to be sealed") }
 }
 
 fn no_random(error: impl std::fmt::Display) -> StoreError {
-    StoreError::Unavailable {
-        what: "the system's random numbers",
-        why: error.to_string(),
-    }
+    StoreError::Unavailable { what: "the system's random numbers", why: error.to_string() }
 }
 
 #[cfg(test)]
@@ -219,10 +183,7 @@ mod tests {
         for i in 0..sealed.len() {
             let mut torn = sealed.clone();
             torn[i] ^= 1;
-            assert!(
-                matches!(sealer(1).open("record a", &torn), Err(StoreError::Damaged { .. })),
-                "byte {i}"
-            );
+            assert!(matches!(sealer(1).open("record a", &torn), Err(StoreError::Damaged { .. })), "byte {i}");
             assert!(sealer(1).open("record a", &sealed[..i]).is_err(), "cut at {i}");
         }
     }
@@ -242,10 +203,7 @@ mod tests {
     fn opens(name: &str, header: &[u8; STREAM_HEADER], chunks: &[Vec<u8>]) -> bool {
         let mut opener = sealer(1).open_stream(name.into(), header).unwrap();
         let last = chunks.len() - 1;
-        chunks
-            .iter()
-            .enumerate()
-            .all(|(i, chunk)| opener.open(&mut chunk.clone(), i == last).is_ok())
+        chunks.iter().enumerate().all(|(i, chunk)| opener.open(&mut chunk.clone(), i == last).is_ok())
     }
 
     #[test]
@@ -260,9 +218,6 @@ mod tests {
         let repeated = [chunks.clone(), vec![chunks[2].clone()]].concat();
         assert!(!opens("blob", &header, &repeated), "with a chunk after the last");
         let (other_header, _) = stream(3);
-        assert!(
-            !opens("blob", &other_header, &chunks),
-            "with another stream's header"
-        );
+        assert!(!opens("blob", &other_header, &chunks), "with another stream's header");
     }
 }

@@ -33,11 +33,7 @@ pub(crate) fn encode(files: &SeedFiles, mtime: u64) -> Result<Vec<u8>> {
     let mut members = Vec::new();
     for (name, bytes) in &files.0 {
         let name = safe_name(name.as_bytes())?.ok_or_else(|| refused("a file has an empty name"))?;
-        members.push(Member {
-            header: fresh_header(&name, mtime),
-            name,
-            bytes: bytes.clone(),
-        });
+        members.push(Member { header: fresh_header(&name, mtime), name, bytes: bytes.clone() });
     }
     write(&members)
 }
@@ -55,22 +51,12 @@ pub(crate) fn decode(archive: &[u8]) -> Result<SeedFiles> {
 /// credential comes last (T-017) with the header it had (T-019).
 pub(crate) fn replace_auth(archive: &[u8], auth_json: Bytes, mtime: u64) -> Result<Vec<u8>> {
     let mut members = read(archive)?;
-    let mut header = members
-        .iter()
-        .rev()
-        .find(|m| m.name == SeedFiles::AUTH)
-        .map(|m| m.header.clone());
+    let mut header = members.iter().rev().find(|m| m.name == SeedFiles::AUTH).map(|m| m.header.clone());
     members.retain(|m| m.name != SeedFiles::AUTH);
-    let mut header = header
-        .take()
-        .unwrap_or_else(|| fresh_header(SeedFiles::AUTH, mtime));
+    let mut header = header.take().unwrap_or_else(|| fresh_header(SeedFiles::AUTH, mtime));
     header.set_mode(AUTH_MODE);
     header.set_mtime(mtime);
-    members.push(Member {
-        name: SeedFiles::AUTH.to_owned(),
-        header,
-        bytes: auth_json,
-    });
+    members.push(Member { name: SeedFiles::AUTH.to_owned(), header, bytes: auth_json });
     write(&members)
 }
 
@@ -115,11 +101,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 fn fresh_header(name: &str, mtime: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Regular);
-    header.set_mode(if name == SeedFiles::AUTH {
-        AUTH_MODE
-    } else {
-        OTHER_MODE
-    });
+    header.set_mode(if name == SeedFiles::AUTH { AUTH_MODE } else { OTHER_MODE });
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(mtime);
@@ -171,10 +153,7 @@ fn read(archive: &[u8]) -> Result<Vec<Member>> {
             continue;
         }
         if !kind.is_file() {
-            return Err(refused(&format!(
-                "{} is no regular file",
-                name.unwrap_or_default()
-            )));
+            return Err(refused(&format!("{} is no regular file", name.unwrap_or_default())));
         }
         let name = name.ok_or_else(|| refused("a file has an empty name"))?;
         let size = usize::try_from(entry.size()).unwrap_or(usize::MAX);
@@ -189,11 +168,7 @@ fn read(archive: &[u8]) -> Result<Vec<Member>> {
         }
         let mut header = tar::Header::new_gnu();
         copy_header(entry.header(), &mut header);
-        members.push(Member {
-            name,
-            header,
-            bytes: bytes.into(),
-        });
+        members.push(Member { name, header, bytes: bytes.into() });
     }
     // A tar that is cut between two members reads as complete; the gzip trailer proves the end.
     std::io::copy(&mut tar.into_inner(), &mut std::io::sink()).map_err(damaged)?;
@@ -230,18 +205,11 @@ fn safe_name(raw: &[u8]) -> Result<Option<String>> {
             _ => return Err(refused(&format!("{text:?} leaves the home directory"))),
         }
     }
-    if parts.is_empty() {
-        Ok(None)
-    } else {
-        Ok(Some(parts.join("/")))
-    }
+    if parts.is_empty() { Ok(None) } else { Ok(Some(parts.join("/"))) }
 }
 
 fn refused(why: &str) -> StoreError {
-    StoreError::Invalid {
-        field: "seed archive",
-        why: why.to_owned(),
-    }
+    StoreError::Invalid { field: "seed archive", why: why.to_owned() }
 }
 
 fn too_large() -> StoreError {
@@ -249,10 +217,7 @@ fn too_large() -> StoreError {
 }
 
 fn damaged(error: std::io::Error) -> StoreError {
-    StoreError::Damaged {
-        what: "seed archive".to_owned(),
-        why: error.to_string(),
-    }
+    StoreError::Damaged { what: "seed archive".to_owned(), why: error.to_string() }
 }
 
 /// Refuses names that could not be planted, before anything is written.
@@ -279,12 +244,7 @@ mod tests {
     use super::*;
 
     fn files(pairs: &[(&str, &str)]) -> SeedFiles {
-        SeedFiles(
-            pairs
-                .iter()
-                .map(|(n, b)| ((*n).to_owned(), Bytes::from((*b).to_owned())))
-                .collect(),
-        )
+        SeedFiles(pairs.iter().map(|(n, b)| ((*n).to_owned(), Bytes::from((*b).to_owned()))).collect())
     }
 
     /// An archive as somebody else might have written it, with any name and kind.
@@ -314,11 +274,7 @@ mod tests {
     #[test]
     fn files_come_back_as_they_went_in() {
         let long = format!("{}/x", "d".repeat(150));
-        let files = files(&[
-            (SeedFiles::AUTH, "{}"),
-            (SeedFiles::CONFIG, "a=1"),
-            (&long, "long"),
-        ]);
+        let files = files(&[(SeedFiles::AUTH, "{}"), (SeedFiles::CONFIG, "a=1"), (&long, "long")]);
         assert_eq!(decode(&encode(&files, 1).unwrap()).unwrap(), files);
         let again = replace_auth(&encode(&files, 1).unwrap(), Bytes::from_static(b"{}"), 2).unwrap();
         assert_eq!(decode(&again).unwrap(), files);
@@ -326,10 +282,7 @@ mod tests {
 
     #[test]
     fn a_leading_dot_is_normalised_and_the_last_duplicate_wins() {
-        let archive = foreign(&[
-            ("./.codex/auth.json", FILE, "old"),
-            (".codex/auth.json", FILE, "new"),
-        ]);
+        let archive = foreign(&[("./.codex/auth.json", FILE, "old"), (".codex/auth.json", FILE, "new")]);
         assert_eq!(decode(&archive).unwrap(), files(&[(SeedFiles::AUTH, "new")]));
         let replaced = replace_auth(&archive, Bytes::from_static(b"newest"), 9).unwrap();
         assert_eq!(read(&replaced).unwrap().len(), 1);
@@ -339,23 +292,13 @@ mod tests {
     fn names_and_links_that_leave_home_are_refused() {
         for name in ["/etc/x", "../x", "a/../../x"] {
             assert!(
-                matches!(
-                    decode(&foreign(&[(name, FILE, "x")])),
-                    Err(StoreError::Invalid { .. })
-                ),
+                matches!(decode(&foreign(&[(name, FILE, "x")])), Err(StoreError::Invalid { .. })),
                 "{name}"
             );
         }
-        for kind in [
-            tar::EntryType::Symlink,
-            tar::EntryType::Link,
-            tar::EntryType::Fifo,
-        ] {
+        for kind in [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Fifo] {
             assert!(
-                matches!(
-                    decode(&foreign(&[("x", kind, "")])),
-                    Err(StoreError::Invalid { .. })
-                ),
+                matches!(decode(&foreign(&[("x", kind, "")])), Err(StoreError::Invalid { .. })),
                 "{kind:?}"
             );
         }
@@ -363,29 +306,18 @@ mod tests {
 
     #[test]
     fn a_replaced_credential_comes_last_0600_and_the_others_keep_header_and_bytes() {
-        let archive = foreign(&[
-            (".codex/auth.json", FILE, "old"),
-            (".codex/config.toml", FILE, "conf"),
-        ]);
+        let archive = foreign(&[(".codex/auth.json", FILE, "old"), (".codex/config.toml", FILE, "conf")]);
         let members = read(&replace_auth(&archive, Bytes::from_static(b"new"), 99).unwrap()).unwrap();
         let names: Vec<_> = members.iter().map(|m| m.name.as_str()).collect();
         assert_eq!(names, [SeedFiles::CONFIG, SeedFiles::AUTH]);
         let header = |i: usize| {
             let h: &tar::Header = &members[i].header;
-            (
-                h.mode().unwrap(),
-                h.uid().unwrap(),
-                h.gid().unwrap(),
-                h.mtime().unwrap(),
-            )
+            (h.mode().unwrap(), h.uid().unwrap(), h.gid().unwrap(), h.mtime().unwrap())
         };
         assert_eq!(header(0), (0o640, 1234, 12, 77));
         assert_eq!(header(1), (0o600, 1234, 12, 99));
         assert_eq!(members[1].header.username().unwrap(), Some("codex"));
-        assert_eq!(
-            (&members[0].bytes[..], &members[1].bytes[..]),
-            (&b"conf"[..], &b"new"[..])
-        );
+        assert_eq!((&members[0].bytes[..], &members[1].bytes[..]), (&b"conf"[..], &b"new"[..]));
     }
 
     #[test]
@@ -401,10 +333,7 @@ mod tests {
     fn a_cut_archive_is_damaged() {
         let archive = encode(&files(&[(SeedFiles::AUTH, "some credential")]), 0).unwrap();
         for len in [0, 5, archive.len() / 2, archive.len() - 1] {
-            assert!(
-                matches!(decode(&archive[..len]), Err(StoreError::Damaged { .. })),
-                "{len}"
-            );
+            assert!(matches!(decode(&archive[..len]), Err(StoreError::Damaged { .. })), "{len}");
         }
     }
 

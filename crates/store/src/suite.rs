@@ -5,11 +5,7 @@
 //! optio_store::store_suite!(make);
 //! ```
 
-#![allow(
-    clippy::unwrap_used,
-    missing_docs,
-    reason = "tests; their names are their documentation"
-)]
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests; their names are their documentation")]
 
 pub mod leases;
 pub mod records;
@@ -119,10 +115,7 @@ pub fn auth(token: &str) -> Bytes {
 pub fn new_seed(token: &str, pool: Option<&str>) -> NewSeed {
     let files = [
         (SeedFiles::AUTH.to_owned(), auth(token)),
-        (
-            SeedFiles::CONFIG.to_owned(),
-            Bytes::from_static(b"model = \"x\"\n"),
-        ),
+        (SeedFiles::CONFIG.to_owned(), Bytes::from_static(b"model = \"x\"\n")),
     ];
     NewSeed {
         files: SeedFiles(files.into()),
@@ -153,12 +146,7 @@ pub async fn seed(h: &Harness, token: &str) -> SeedId {
 /// Imports a seed and leases it to `holder`.
 pub async fn leased(h: &Harness, token: &str, by: &str) -> SeedId {
     let id = seed(h, token).await;
-    h.store
-        .leases
-        .acquire(&Want::Seed(id.clone()), &holder(by))
-        .await
-        .unwrap()
-        .unwrap();
+    h.store.leases.acquire(&Want::Seed(id.clone()), &holder(by)).await.unwrap().unwrap();
     id
 }
 
@@ -173,10 +161,7 @@ pub fn no_journal() -> Arc<dyn Journal> {
     #[async_trait]
     impl Journal for NoJournal {
         async fn open(&self, _name: &str) -> Result<Arc<dyn JournalStream>> {
-            Err(StoreError::Unavailable {
-                what: "journal",
-                why: "this store has none".to_owned(),
-            })
+            Err(StoreError::Unavailable { what: "journal", why: "this store has none".to_owned() })
         }
         async fn delete(&self, _name: &str) -> Result<()> {
             Ok(())

@@ -26,10 +26,7 @@ struct Dir {
 
 impl Dir {
     fn new() -> Self {
-        Self {
-            temp: tempfile::tempdir().unwrap(),
-            clock: Arc::new(ManualClock::new()),
-        }
+        Self { temp: tempfile::tempdir().unwrap(), clock: Arc::new(ManualClock::new()) }
     }
 
     fn path(&self) -> PathBuf {
@@ -37,10 +34,7 @@ impl Dir {
     }
 
     fn options(&self) -> Options {
-        Options {
-            clock: self.clock.clone(),
-            ..Options::default()
-        }
+        Options { clock: self.clock.clone(), ..Options::default() }
     }
 
     fn open(&self) -> Embedded {
@@ -72,12 +66,7 @@ fn store(embedded: &Embedded) -> Store {
 
 async fn leased(store: &Store, token: &str) -> SeedId {
     let id = store.seeds.import(new_seed(token, Some("p"))).await.unwrap().id;
-    store
-        .leases
-        .acquire(&Want::Seed(id.clone()), &holder("a"))
-        .await
-        .unwrap()
-        .unwrap();
+    store.leases.acquire(&Want::Seed(id.clone()), &holder("a")).await.unwrap().unwrap();
     id
 }
 
@@ -118,37 +107,18 @@ async fn everything_is_there_after_a_restart() {
         let store = store(&dir.open());
         let id = leased(&store, "t1").await;
         let base = store.seeds.load(&id).await.unwrap().1;
-        let saved = store
-            .seeds
-            .save_credential(&id, &holder("a"), &base, auth("t2"))
-            .await
-            .unwrap();
-        let SaveOutcome::Saved(version) = saved else {
-            panic!("{saved:?}")
-        };
+        let saved = store.seeds.save_credential(&id, &holder("a"), &base, auth("t2")).await.unwrap();
+        let SaveOutcome::Saved(version) = saved else { panic!("{saved:?}") };
         store.spool.put(spool_entry(&id)).await.unwrap();
         (id, version, snapshot(&store, &session, vec![7; 100]).await)
     };
     let store = store(&dir.open());
     let (files, now) = store.seeds.load(&id).await.unwrap();
     assert_eq!((&files.0[SeedFiles::AUTH], now), (&auth("t2"), version));
-    assert_eq!(
-        store.seeds.get(&id).await.unwrap().unwrap().lease.unwrap().holder,
-        holder("a")
-    );
-    assert_eq!(
-        store.snapshots.list(&session).await.unwrap(),
-        std::slice::from_ref(&row)
-    );
+    assert_eq!(store.seeds.get(&id).await.unwrap().unwrap().lease.unwrap().holder, holder("a"));
+    assert_eq!(store.snapshots.list(&session).await.unwrap(), std::slice::from_ref(&row));
     store.snapshots.verify(&row.id).await.unwrap();
-    assert_eq!(
-        store.spool.entries().await.unwrap()[0]
-            .1
-            .as_ref()
-            .unwrap()
-            .auth_json,
-        auth("spooled")
-    );
+    assert_eq!(store.spool.entries().await.unwrap()[0].1.as_ref().unwrap().auth_json, auth("spooled"));
 }
 
 #[tokio::test]
@@ -157,14 +127,7 @@ async fn nothing_secret_is_readable_on_disk_and_nothing_is_open_to_others() {
     let embedded = dir.open();
     let store = store(&embedded);
     let id = leased(&store, "sEcReT").await;
-    store
-        .spool
-        .put(SpoolEntry {
-            auth_json: auth("sEcReT"),
-            ..spool_entry(&id)
-        })
-        .await
-        .unwrap();
+    store.spool.put(SpoolEntry { auth_json: auth("sEcReT"), ..spool_entry(&id) }).await.unwrap();
     snapshot(&store, &SessionId::mint(), b"sEcReT".repeat(10)).await;
     let record = optio_store::RecordRow {
         id: SessionId::mint(),
@@ -182,11 +145,7 @@ async fn nothing_secret_is_readable_on_disk_and_nothing_is_open_to_others() {
     let mut seen = 0;
     let mut dirs = vec![dir.path()];
     while let Some(next) = dirs.pop() {
-        assert_eq!(
-            fs::metadata(&next).unwrap().permissions().mode() & 0o777,
-            0o700,
-            "{next:?}"
-        );
+        assert_eq!(fs::metadata(&next).unwrap().permissions().mode() & 0o777, 0o700, "{next:?}");
         for entry in fs::read_dir(next).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
@@ -198,30 +157,18 @@ async fn nothing_secret_is_readable_on_disk_and_nothing_is_open_to_others() {
             seen += 1;
         }
     }
-    assert!(
-        seen >= 6,
-        "key, lock, database, login, snapshot, spool entry; saw {seen}"
-    );
-    assert_eq!(
-        fs::metadata(dir.path().join("key")).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert!(seen >= 6, "key, lock, database, login, snapshot, spool entry; saw {seen}");
+    assert_eq!(fs::metadata(dir.path().join("key")).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[tokio::test]
 async fn a_second_service_is_refused_until_the_first_has_let_go() {
     let dir = Dir::new();
     let first = dir.open();
-    let impatient = || Options {
-        lock_wait: Duration::ZERO,
-        ..dir.options()
-    };
+    let impatient = || Options { lock_wait: Duration::ZERO, ..dir.options() };
     let refused = Embedded::open(&dir.path(), impatient()).err().unwrap();
     let text = refused.to_string();
-    assert!(
-        text.contains("lock") && text.contains(&format!("pid {}", std::process::id())),
-        "{text}"
-    );
+    assert!(text.contains("lock") && text.contains(&format!("pid {}", std::process::id())), "{text}");
     drop(first);
     dir.open();
 }
@@ -232,14 +179,8 @@ fn a_key_file_that_others_may_read_is_refused() {
     drop(dir.open());
     let key = dir.path().join("key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
-    let text = Embedded::open(&dir.path(), dir.options())
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(
-        text.contains(key.to_str().unwrap()) && text.contains("640"),
-        "{text}"
-    );
+    let text = Embedded::open(&dir.path(), dir.options()).err().unwrap().to_string();
+    assert!(text.contains(key.to_str().unwrap()) && text.contains("640"), "{text}");
 }
 
 #[test]
@@ -255,10 +196,7 @@ fn another_key_or_none_is_refused_in_clear_words() {
         "{error}"
     );
     fs::write(&key, [7; 31]).unwrap();
-    assert!(matches!(
-        Embedded::open(&dir.path(), dir.options()),
-        Err(StoreError::Damaged { .. })
-    ));
+    assert!(matches!(Embedded::open(&dir.path(), dir.options()), Err(StoreError::Damaged { .. })));
     fs::remove_file(&key).unwrap();
     let error = Embedded::open(&dir.path(), dir.options()).err().unwrap();
     assert!(error.to_string().contains("missing"), "{error}");
@@ -266,14 +204,7 @@ fn another_key_or_none_is_refused_in_clear_words() {
     let elsewhere = dir.temp.path().join("my-key");
     fs::write(&elsewhere, own).unwrap();
     fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o600)).unwrap();
-    Embedded::open(
-        &dir.path(),
-        Options {
-            key_file: Some(elsewhere),
-            ..dir.options()
-        },
-    )
-    .unwrap();
+    Embedded::open(&dir.path(), Options { key_file: Some(elsewhere), ..dir.options() }).unwrap();
 }
 
 #[test]
@@ -287,10 +218,7 @@ fn a_newer_database_is_refused() {
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);
     let error = Embedded::open(&dir.path(), dir.options()).err().unwrap();
-    assert!(
-        matches!(error, StoreError::Invalid { .. }) && error.to_string().contains("99"),
-        "{error}"
-    );
+    assert!(matches!(error, StoreError::Invalid { .. }) && error.to_string().contains("99"), "{error}");
 }
 
 fn wait_for_lock(dir: &Path) {
@@ -304,21 +232,14 @@ async fn a_replaced_login_stays_for_its_readers_and_is_swept_later() {
     let store = store(&embedded);
     let id = leased(&store, "t1").await;
     let base = store.seeds.load(&id).await.unwrap().1;
-    store
-        .seeds
-        .save_credential(&id, &holder("a"), &base, auth("t2"))
-        .await
-        .unwrap();
+    store.seeds.save_credential(&id, &holder("a"), &base, auth("t2")).await.unwrap();
     assert_eq!(dir.files("blobs").len(), 2);
     dir.clock.advance(BLOB_GRACE - Duration::from_secs(1));
     assert_eq!(embedded.sweep().await.unwrap(), 0);
     dir.clock.advance(Duration::from_secs(1));
     assert_eq!(embedded.sweep().await.unwrap(), 1);
     assert_eq!(dir.files("blobs").len(), 1);
-    assert_eq!(
-        store.seeds.load(&id).await.unwrap().0.0[SeedFiles::AUTH],
-        auth("t2")
-    );
+    assert_eq!(store.seeds.load(&id).await.unwrap().0.0[SeedFiles::AUTH], auth("t2"));
     store.seeds.delete(&id, true).await.unwrap();
     dir.clock.advance(BLOB_GRACE);
     assert_eq!(embedded.sweep().await.unwrap(), 1);
@@ -332,11 +253,7 @@ async fn a_refused_save_or_import_leaves_no_blob() {
     let store = store(&dir.open());
     let id = leased(&store, "t1").await;
     let base = store.seeds.load(&id).await.unwrap().1;
-    let refused = store
-        .seeds
-        .save_credential(&id, &holder("b"), &base, auth("t2"))
-        .await
-        .unwrap();
+    let refused = store.seeds.save_credential(&id, &holder("b"), &base, auth("t2")).await.unwrap();
     assert_eq!(refused, SaveOutcome::NotHolder);
     store.seeds.import(new_seed("t1", None)).await.unwrap_err();
     wait_until("the unused blob's removal", || dir.files("blobs").len() == 1).await;
@@ -377,12 +294,9 @@ async fn a_start_removes_what_a_crash_left_and_nothing_else() {
     let id = leased(&store(&dir.open()), "t1").await;
     let hex = "0123456789abcdef0123456789abcdef";
     let kept = dir.files("blobs");
-    for name in [
-        format!("seed-{hex}.tmp"),
-        format!("snap-{hex}.tmp"),
-        format!("seed-{hex}.blob"),
-        "notes.tmp".into(),
-    ] {
+    for name in
+        [format!("seed-{hex}.tmp"), format!("snap-{hex}.tmp"), format!("seed-{hex}.blob"), "notes.tmp".into()]
+    {
         fs::write(dir.path().join("blobs").join(name), b"x").unwrap();
     }
     fs::write(dir.path().join("spool").join(format!("{id}-{hex}.tmp")), b"x").unwrap();
@@ -402,11 +316,7 @@ async fn torn_blobs_are_damaged_never_wrong() {
     let id = leased(&store, "t1").await;
     let login = dir.path().join("blobs").join(dir.files("blobs").remove(0));
     let row = snapshot(&store, &SessionId::mint(), vec![5; (1 << 20) + 100]).await;
-    let name = dir
-        .files("blobs")
-        .into_iter()
-        .find(|name| name.starts_with("snap-"))
-        .unwrap();
+    let name = dir.files("blobs").into_iter().find(|name| name.starts_with("snap-")).unwrap();
     let archive = dir.path().join("blobs").join(name);
     let damaged =
         |result: Result<()>| assert!(matches!(result, Err(StoreError::Damaged { .. })), "{result:?}");
@@ -416,13 +326,7 @@ async fn torn_blobs_are_damaged_never_wrong() {
     *flipped.last_mut().unwrap() ^= 1;
     // Cut in the last chunk, exactly before it, in the header, and to nothing.
     let first_chunk = 23 + (1 << 20) + 16;
-    for bytes in [
-        &flipped[..],
-        &whole[..whole.len() - 1],
-        &whole[..first_chunk],
-        &whole[..10],
-        &[],
-    ] {
+    for bytes in [&flipped[..], &whole[..whole.len() - 1], &whole[..first_chunk], &whole[..10], &[]] {
         fs::write(&archive, bytes).unwrap();
         damaged(store.snapshots.verify(&row.id).await);
     }
@@ -446,10 +350,7 @@ async fn swapped_blobs_are_noticed() {
     let (first, second) = (fs::read(path(0)).unwrap(), fs::read(path(1)).unwrap());
     fs::write(path(0), second).unwrap();
     fs::write(path(1), first).unwrap();
-    assert!(matches!(
-        store.seeds.load(&a).await,
-        Err(StoreError::Damaged { .. })
-    ));
+    assert!(matches!(store.seeds.load(&a).await, Err(StoreError::Damaged { .. })));
 }
 
 #[tokio::test]
@@ -464,18 +365,12 @@ async fn a_damaged_spool_entry_hides_no_other_and_is_named() {
     bytes[40] ^= 1;
     fs::write(&path, bytes).unwrap();
     let entries = store.spool.entries().await.unwrap();
-    assert_eq!(
-        entries.iter().map(|(id, _)| id).collect::<Vec<_>>(),
-        [&good, &bad]
-    );
+    assert_eq!(entries.iter().map(|(id, _)| id).collect::<Vec<_>>(), [&good, &bad]);
     assert!(entries[0].1.is_ok());
     let text = entries[1].1.as_ref().unwrap_err().to_string();
     assert!(text.contains(&path), "{text}");
     let outside = optio_store::SpoolId("../key".into());
-    assert!(matches!(
-        store.spool.confirm(&outside).await,
-        Err(StoreError::Invalid { .. })
-    ));
+    assert!(matches!(store.spool.confirm(&outside).await, Err(StoreError::Invalid { .. })));
     assert!(dir.path().join("key").exists());
 }
 
@@ -485,11 +380,7 @@ fn child_that_saves_until_it_is_killed() {
     let Some(dir) = std::env::var_os("OPTIO_STORE_TEST_CHILD") else {
         return;
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let store = store(&Embedded::open(Path::new(&dir), Options::default()).unwrap());
         let id = leased(&store, "t0").await;
@@ -501,9 +392,7 @@ fn child_that_saves_until_it_is_killed() {
                 .save_credential(&id, &holder("a"), &version, auth(&format!("t{i}")))
                 .await
                 .unwrap();
-            let SaveOutcome::Saved(next) = saved else {
-                panic!("{saved:?}")
-            };
+            let SaveOutcome::Saved(next) = saved else { panic!("{saved:?}") };
             version = next;
             println!("saved {i}");
             std::io::stdout().flush().unwrap();
@@ -516,29 +405,18 @@ async fn a_kill_in_the_middle_loses_no_saved_credential() {
     for saves in [1, 7, 20] {
         let dir = Dir::new();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "child_that_saves_until_it_is_killed",
-                "--exact",
-                "--nocapture",
-                "--test-threads=1",
-            ])
+            .args(["child_that_saves_until_it_is_killed", "--exact", "--nocapture", "--test-threads=1"])
             .env("OPTIO_STORE_TEST_CHILD", dir.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap())
-            .lines()
-            .map(|line| line.unwrap());
-        let seed = lines
-            .find_map(|line| Some(line.split_once("seed ")?.1.parse::<SeedId>().unwrap()))
-            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+        let seed =
+            lines.find_map(|line| Some(line.split_once("seed ")?.1.parse::<SeedId>().unwrap())).unwrap();
         let wanted = format!("saved {saves}");
         lines.find(|line| *line == wanted).unwrap();
         child.kill().unwrap();
-        let last = lines
-            .filter_map(|line| line.strip_prefix("saved ")?.parse().ok())
-            .last()
-            .unwrap_or(saves);
+        let last = lines.filter_map(|line| line.strip_prefix("saved ")?.parse().ok()).last().unwrap_or(saves);
         child.wait().unwrap();
 
         let clock = dir.clock.clone();
@@ -554,23 +432,9 @@ async fn a_kill_in_the_middle_loses_no_saved_credential() {
         clock.advance(LEASE_TTL * 2);
         let row = store.seeds.get(&seed).await.unwrap().unwrap();
         assert!(row.dirty, "the killed holder's lease makes the seed dirty");
-        assert_eq!(
-            store
-                .leases
-                .acquire(&Want::Pool("p".into()), &holder("b"))
-                .await
-                .unwrap(),
-            None
-        );
-        let saved = store
-            .seeds
-            .save_credential(&seed, &holder("a"), &version, auth("after"))
-            .await
-            .unwrap();
-        assert!(
-            matches!(saved, SaveOutcome::Saved(_)),
-            "the old holder may still bring its token home"
-        );
+        assert_eq!(store.leases.acquire(&Want::Pool("p".into()), &holder("b")).await.unwrap(), None);
+        let saved = store.seeds.save_credential(&seed, &holder("a"), &version, auth("after")).await.unwrap();
+        assert!(matches!(saved, SaveOutcome::Saved(_)), "the old holder may still bring its token home");
         clock.advance(BLOB_GRACE);
         embedded.sweep().await.unwrap();
         assert_eq!(dir.files("blobs").len(), 1, "no orphan is left");

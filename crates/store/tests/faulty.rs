@@ -14,19 +14,11 @@ async fn the_nth_call_fails_and_the_others_do_not() {
     let faulty = FaultyStore::new(MemoryStore::new().store(no_journal()));
     let store = faulty.store();
     let id = store.seeds.import(new_seed("t1", Some("p"))).await.unwrap().id;
-    store
-        .leases
-        .acquire(&pool("p"), &holder("a"))
-        .await
-        .unwrap()
-        .unwrap();
+    store.leases.acquire(&pool("p"), &holder("a")).await.unwrap().unwrap();
     faulty.fail(StoreOp::Renew, 2, Fault::Error);
     store.leases.renew(&id, &holder("a")).await.unwrap();
     let failed = store.leases.renew(&id, &holder("a")).await;
-    assert!(
-        matches!(failed, Err(StoreError::Unavailable { .. })),
-        "{failed:?}"
-    );
+    assert!(matches!(failed, Err(StoreError::Unavailable { .. })), "{failed:?}");
     store.leases.renew(&id, &holder("a")).await.unwrap();
     assert_eq!(faulty.calls(StoreOp::Renew), 3);
     faulty.fail_always(StoreOp::Renew, Fault::Error);
@@ -55,27 +47,15 @@ async fn an_unknown_outcome_happened_and_a_retry_finds_it() {
     let faulty = FaultyStore::new(memory.store(no_journal()));
     let store = faulty.store();
     let row = store.seeds.import(new_seed("t1", Some("p"))).await.unwrap();
-    store
-        .leases
-        .acquire(&pool("p"), &holder("a"))
-        .await
-        .unwrap()
-        .unwrap();
+    store.leases.acquire(&pool("p"), &holder("a")).await.unwrap().unwrap();
     faulty.fail(StoreOp::SaveCredential, 1, Fault::DoneButError);
-    let save = || async {
-        store
-            .seeds
-            .save_credential(&row.id, &holder("a"), &row.version, auth("t2"))
-            .await
-    };
+    let save =
+        || async { store.seeds.save_credential(&row.id, &holder("a"), &row.version, auth("t2")).await };
     assert!(matches!(save().await, Err(StoreError::TimedOut { .. })));
     assert_eq!(memory.credential(&row.id), Some(auth("t2")));
     assert!(matches!(save().await.unwrap(), SaveOutcome::Saved(_)));
     let events: Vec<_> = memory.log().into_iter().map(|logged| logged.event).collect();
-    assert_eq!(
-        events,
-        [SeedEvent::Imported, SeedEvent::Acquired, SeedEvent::Saved]
-    );
+    assert_eq!(events, [SeedEvent::Imported, SeedEvent::Acquired, SeedEvent::Saved]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,12 +63,7 @@ async fn leases_in_memory_expire_as_tokios_clock_goes() {
     let memory = MemoryStore::new();
     let store = memory.store(no_journal());
     let id = store.seeds.import(new_seed("t1", Some("p"))).await.unwrap().id;
-    store
-        .leases
-        .acquire(&pool("p"), &holder("a"))
-        .await
-        .unwrap()
-        .unwrap();
+    store.leases.acquire(&pool("p"), &holder("a")).await.unwrap().unwrap();
     tokio::time::advance(LEASE_TTL - Duration::from_millis(1)).await;
     assert!(!store.seeds.get(&id).await.unwrap().unwrap().dirty);
     tokio::time::advance(Duration::from_millis(1)).await;

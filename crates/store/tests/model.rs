@@ -64,11 +64,8 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let (seed, by) = (0..SEEDS, 0..HOLDERS);
     let pair = (seed.clone(), by.clone());
-    let status = prop_oneof![
-        Just(SeedStatus::Alive),
-        Just(SeedStatus::Dead),
-        Just(SeedStatus::NeedsRecovery)
-    ];
+    let status =
+        prop_oneof![Just(SeedStatus::Alive), Just(SeedStatus::Dead), Just(SeedStatus::NeedsRecovery)];
     prop_oneof![
         4 => by.clone().prop_map(|by| Op::AcquirePool { by }),
         3 => pair.clone().prop_map(|(seed, by)| Op::Acquire { seed, by }),
@@ -172,16 +169,11 @@ impl World {
             }
             Op::Acquire { seed, by } => {
                 let expected = self.seeds[seed].free().then_some(seed);
-                self.acquire(Want::Seed(self.seeds[seed].id.clone()), expected, by)
-                    .await;
+                self.acquire(Want::Seed(self.seeds[seed].id.clone()), expected, by).await;
             }
             Op::Recover { seed, by } => {
                 let expected = !self.seeds[seed].deleted && !self.seeds[seed].live(now);
-                let lease = store
-                    .leases
-                    .acquire_for_recovery(&self.seeds[seed].id, &name(by))
-                    .await
-                    .unwrap();
+                let lease = store.leases.acquire_for_recovery(&self.seeds[seed].id, &name(by)).await.unwrap();
                 assert_eq!(lease.is_some(), expected);
                 if expected {
                     self.take(seed, by);
@@ -190,45 +182,23 @@ impl World {
             Op::Renew { seed, by } => {
                 let held = self.seeds[seed].held_by(by);
                 let expires_at = now + LEASE_TTL;
-                let expected = if held {
-                    Renewal::Renewed { expires_at }
-                } else {
-                    Renewal::Lost
-                };
-                assert_eq!(
-                    store.leases.renew(&self.seeds[seed].id, &name(by)).await.unwrap(),
-                    expected
-                );
+                let expected = if held { Renewal::Renewed { expires_at } } else { Renewal::Lost };
+                assert_eq!(store.leases.renew(&self.seeds[seed].id, &name(by)).await.unwrap(), expected);
                 if held {
                     self.seeds[seed].lease = Some((by, expires_at));
                 }
             }
             Op::Release { seed, by } => {
                 let held = self.seeds[seed].held_by(by);
-                assert_eq!(
-                    store
-                        .leases
-                        .release(&self.seeds[seed].id, &name(by))
-                        .await
-                        .unwrap(),
-                    held
-                );
+                assert_eq!(store.leases.release(&self.seeds[seed].id, &name(by)).await.unwrap(), held);
                 if held {
                     self.seeds[seed].lease = None;
                 }
             }
-            Op::Save {
-                seed,
-                by,
-                behind,
-                token,
-            } => self.save(seed, by, behind, token).await,
+            Op::Save { seed, by, behind, token } => self.save(seed, by, behind, token).await,
             Op::Patch { seed, by, status } => {
                 let model = &mut self.seeds[seed];
-                let patch = SeedPatch {
-                    status: Some((status, None)),
-                    ..Default::default()
-                };
+                let patch = SeedPatch { status: Some((status, None)), ..Default::default() };
                 let result = store.seeds.patch(&model.id, by.map(name).as_ref(), patch).await;
                 if model.deleted {
                     assert!(matches!(result, Err(StoreError::NotFound { .. })), "{result:?}");
@@ -267,11 +237,7 @@ impl World {
         // Few different tokens, so that the present one is saved again now and then; each seed has its own.
         let token = format!("{seed}-{token}");
         let by_name = name(by);
-        let saving = self
-            .h
-            .store
-            .seeds
-            .save_credential(&model.id, &by_name, &base, auth(&token));
+        let saving = self.h.store.seeds.save_credential(&model.id, &by_name, &base, auth(&token));
         let outcome = saving.await.unwrap();
         let expected = if model.deleted {
             SaveOutcome::Gone
@@ -282,9 +248,7 @@ impl World {
         } else if base != current {
             SaveOutcome::Superseded { current }
         } else {
-            let SaveOutcome::Saved(version) = &outcome else {
-                panic!("{outcome:?}")
-            };
+            let SaveOutcome::Saved(version) = &outcome else { panic!("{outcome:?}") };
             assert!(!model.versions.contains(version), "a version is never used twice");
             model.versions.push(version.clone());
             model.token = token;
@@ -300,17 +264,10 @@ impl World {
             let row = self.h.store.seeds.get(&model.id).await.unwrap();
             assert_eq!(row.is_none(), model.deleted);
             let Some(row) = row else { continue };
-            let lease = row
-                .lease
-                .map(|lease| (lease.holder, lease.expires_at, lease.live));
-            let expected = model
-                .lease
-                .map(|(by, expires)| (name(by), expires, expires > now));
+            let lease = row.lease.map(|lease| (lease.holder, lease.expires_at, lease.live));
+            let expected = model.lease.map(|(by, expires)| (name(by), expires, expires > now));
             assert_eq!(lease, expected);
-            assert_eq!(
-                (row.status, row.dirty),
-                (model.status, model.lease.is_some() && !model.live(now))
-            );
+            assert_eq!((row.status, row.dirty), (model.status, model.lease.is_some() && !model.live(now)));
             assert_eq!(Some(&row.version), model.versions.last());
             assert_eq!(credential(&self.h, &model.id).await, auth(&model.token));
         }
@@ -318,10 +275,7 @@ impl World {
 }
 
 fn run(make: impl FnOnce(Arc<ManualClock>) -> Harness, ops: Vec<Op>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut world = World::new(make(Arc::new(ManualClock::new()))).await;
         for op in ops {
@@ -333,25 +287,14 @@ fn run(make: impl FnOnce(Arc<ManualClock>) -> Harness, ops: Vec<Op>) {
 
 fn memory(clock: Arc<ManualClock>) -> Harness {
     let store = MemoryStore::with_clock(clock.clone()).store(no_journal());
-    Harness {
-        store,
-        clock,
-        keep: Box::new(()),
-    }
+    Harness { store, clock, keep: Box::new(()) }
 }
 
 fn embedded(clock: Arc<ManualClock>) -> Harness {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options {
-        clock: clock.clone(),
-        ..Options::default()
-    };
+    let options = Options { clock: clock.clone(), ..Options::default() };
     let store = Embedded::open(dir.path(), options).unwrap().store(no_journal());
-    Harness {
-        store,
-        clock,
-        keep: Box::new(dir),
-    }
+    Harness { store, clock, keep: Box::new(dir) }
 }
 
 proptest! {

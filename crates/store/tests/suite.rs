@@ -14,18 +14,9 @@ mod embedded {
     async fn make() -> Harness {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new());
-        let options = Options {
-            clock: clock.clone(),
-            ..Options::default()
-        };
-        let store = Embedded::open(&dir.path().join("store"), options)
-            .unwrap()
-            .store(no_journal());
-        Harness {
-            store,
-            clock,
-            keep: Box::new(dir),
-        }
+        let options = Options { clock: clock.clone(), ..Options::default() };
+        let store = Embedded::open(&dir.path().join("store"), options).unwrap().store(no_journal());
+        Harness { store, clock, keep: Box::new(dir) }
     }
 
     optio_store::store_suite!(make);
@@ -38,11 +29,7 @@ mod memory {
     async fn make() -> Harness {
         let clock = Arc::new(ManualClock::new());
         let store = MemoryStore::with_clock(clock.clone()).store(no_journal());
-        Harness {
-            store,
-            clock,
-            keep: Box::new(()),
-        }
+        Harness { store, clock, keep: Box::new(()) }
     }
 
     optio_store::store_suite!(make);
@@ -57,11 +44,7 @@ mod faulty {
     async fn make() -> Harness {
         let clock = Arc::new(ManualClock::new());
         let store = FaultyStore::new(MemoryStore::with_clock(clock.clone()).store(no_journal())).store();
-        Harness {
-            store,
-            clock,
-            keep: Box::new(()),
-        }
+        Harness { store, clock, keep: Box::new(()) }
     }
 
     optio_store::store_suite!(make);

@@ -6,20 +6,13 @@ use super::*;
 
 fn config(change: Value) -> SessionConfig {
     let mut fields = json!({ "mode": "conversation", "instructions": "Sort the mail.  \n\n" });
-    fields
-        .as_object_mut()
-        .unwrap()
-        .extend(change.as_object().unwrap().clone());
+    fields.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
     SessionConfig::from_json(fields).unwrap()
 }
 
 fn composed(change: Value) -> String {
     let config = config(change);
-    compose(
-        &config,
-        KeywordFeatures::default(),
-        &config.effective_excludes(false),
-    )
+    compose(&config, KeywordFeatures::default(), &config.effective_excludes(false))
 }
 
 /// Where each of the texts begins; fails when one is absent or not behind the one before it.
@@ -85,10 +78,7 @@ fn without_the_protocol_system_messages_are_explained_and_no_keyword_is_named() 
 fn without_resumes_nothing_speaks_of_them() {
     for host_protocol in [true, false] {
         let text = composed(json!({ "supports_resume": false, "host_protocol": host_protocol }));
-        assert!(
-            !text.contains("## Resumes") && !text.contains("resume.log"),
-            "{text}"
-        );
+        assert!(!text.contains("## Resumes") && !text.contains("resume.log"), "{text}");
         assert!(text.contains("System:") && text.contains("## Task"));
     }
 }
@@ -108,10 +98,7 @@ fn the_excludes_that_the_archive_uses_are_the_ones_listed() {
 #[test]
 fn an_empty_list_of_excludes_says_so() {
     let text = composed(json!({ "workdir_exclude": [] }));
-    assert!(
-        text.contains("no paths are excluded") && !text.contains("patterns"),
-        "{text}"
-    );
+    assert!(text.contains("no paths are excluded") && !text.contains("patterns"), "{text}");
 }
 
 #[test]
@@ -120,15 +107,7 @@ fn a_keyword_is_documented_exactly_when_it_is_in_force() {
     for browser in [BrowserMode::Ignore, BrowserMode::Suppress, BrowserMode::Redirect] {
         for (client_messages, caller_messages) in [(false, false), (true, false), (false, true), (true, true)]
         {
-            let text = compose(
-                &config,
-                KeywordFeatures {
-                    browser,
-                    client_messages,
-                    caller_messages,
-                },
-                &[],
-            );
+            let text = compose(&config, KeywordFeatures { browser, client_messages, caller_messages }, &[]);
             assert_eq!(text.contains("BROWSER:"), browser == BrowserMode::Redirect);
             assert_eq!(text.contains("no browser"), browser == BrowserMode::Suppress);
             assert_eq!(text.contains("CLIENT_MESSAGE:"), client_messages);
@@ -147,8 +126,5 @@ fn empty_instructions_leave_the_task_heading_last() {
 #[test]
 fn downloads_are_told_from_deliverables_only_where_there_are_deliverables() {
     let chat = composed(json!({ "conversation_ui": true, "file_download": true }));
-    assert!(
-        chat.contains("optio-file:") && !chat.to_lowercase().contains("deliverable"),
-        "{chat}"
-    );
+    assert!(chat.contains("optio-file:") && !chat.to_lowercase().contains("deliverable"), "{chat}");
 }

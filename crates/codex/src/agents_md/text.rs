@@ -144,11 +144,7 @@ do and why, ask when something is unclear, and answer when you are asked.";
 const TASK_AND_LOG: &str = "Talking does not replace the log: write `STATUS:` lines as you go.";
 
 pub(super) fn task(host_protocol: bool) -> String {
-    if host_protocol {
-        format!("{TASK} {TASK_AND_LOG}")
-    } else {
-        TASK.to_owned()
-    }
+    if host_protocol { format!("{TASK} {TASK_AND_LOG}") } else { TASK.to_owned() }
 }
 
 const DOWNLOADS: &str = "\
@@ -162,9 +158,5 @@ Such a link is for the person, and only on request. A deliverable is for the hos
 one does not stand for the other.";
 
 pub(super) fn downloads(host_protocol: bool) -> String {
-    if host_protocol {
-        format!("{DOWNLOADS}\n\n{DOWNLOADS_OR_DELIVERABLES}")
-    } else {
-        DOWNLOADS.to_owned()
-    }
+    if host_protocol { format!("{DOWNLOADS}\n\n{DOWNLOADS_OR_DELIVERABLES}") } else { DOWNLOADS.to_owned() }
 }

@@ -6,10 +6,7 @@ use super::*;
 
 fn made(mode: &str, change: Value) -> (SessionConfig, SandboxSettings) {
     let mut fields = json!({ "mode": mode, "instructions": "" });
-    fields
-        .as_object_mut()
-        .unwrap()
-        .extend(change.as_object().unwrap().clone());
+    fields.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
     let config = SessionConfig::from_json(fields).unwrap();
     let sandbox = SandboxSettings::resolve(&config, "/home/u");
     (config, sandbox)
@@ -21,19 +18,9 @@ fn an_app_server_listens_on_a_socket_or_on_its_pipes() {
     let store = "cli_auth_credentials_store=\"file\"";
     assert_eq!(
         app_server("/w/codex", Listen::Unix("/run/o/a.sock"), &config, &sandbox),
-        [
-            "/w/codex",
-            "app-server",
-            "--listen",
-            "unix:///run/o/a.sock",
-            "-c",
-            store
-        ]
+        ["/w/codex", "app-server", "--listen", "unix:///run/o/a.sock", "-c", store]
     );
-    assert_eq!(
-        app_server("codex", Listen::Stdio, &config, &sandbox),
-        ["codex", "app-server", "-c", store]
-    );
+    assert_eq!(app_server("codex", Listen::Stdio, &config, &sandbox), ["codex", "app-server", "-c", store]);
 }
 
 #[test]
@@ -61,48 +48,25 @@ fn an_app_server_gets_overrides_but_neither_mode_nor_policy() {
 
 #[test]
 fn a_terminal_resumes_before_all_flags_and_ends_with_at_most_one_prompt() {
-    let (config, sandbox) = made(
-        "terminal",
-        json!({ "model": "gpt-5.5", "ask_for_approval": "on-request", "effort": "high" }),
-    );
-    let start = TerminalStart {
-        resume: Some("0190-id"),
-        prompt: Some(RESUME_NOTICE),
-    };
+    let (config, sandbox) =
+        made("terminal", json!({ "model": "gpt-5.5", "ask_for_approval": "on-request", "effort": "high" }));
+    let start = TerminalStart { resume: Some("0190-id"), prompt: Some(RESUME_NOTICE) };
     let argv = terminal("/w/codex", start, &config, &sandbox);
     assert_eq!(
         argv[..7],
-        [
-            "/w/codex",
-            "resume",
-            "0190-id",
-            "--ask-for-approval",
-            "on-request",
-            "--sandbox",
-            "workspace-write"
-        ]
+        ["/w/codex", "resume", "0190-id", "--ask-for-approval", "on-request", "--sandbox", "workspace-write"]
     );
-    assert_eq!(
-        argv[argv.len() - 3..],
-        ["--model", "gpt-5.5", "System: you have been resumed"]
-    );
+    assert_eq!(argv[argv.len() - 3..], ["--model", "gpt-5.5", "System: you have been resumed"]);
     assert!(argv.contains(&"model_reasoning_effort=\"high\"".to_owned()));
-    let fresh = terminal(
-        "codex",
-        TerminalStart::default(),
-        &made("terminal", json!({})).0,
-        &sandbox,
-    );
+    let fresh = terminal("codex", TerminalStart::default(), &made("terminal", json!({})).0, &sandbox);
     assert_eq!(fresh[..3], ["codex", "--ask-for-approval", "never"]);
     assert!(!fresh.contains(&"--model".to_owned()) && !fresh.contains(&"resume".to_owned()));
 }
 
 #[test]
 fn the_callers_overrides_beat_our_defaults_for_a_terminal() {
-    let (config, sandbox) = made(
-        "terminal",
-        json!({ "codex_config": { "check_for_update_on_startup": true } }),
-    );
+    let (config, sandbox) =
+        made("terminal", json!({ "codex_config": { "check_for_update_on_startup": true } }));
     let argv = terminal("codex", TerminalStart::default(), &config, &sandbox);
     let at = |text: &str| argv.iter().position(|a| a == text).unwrap();
     assert!(at("check_for_update_on_startup=false") < at("check_for_update_on_startup=true"));
@@ -118,9 +82,7 @@ fn no_command_line_bypasses_the_sandbox_or_shows_a_variable() {
         ];
         for argv in lines {
             assert!(
-                !argv
-                    .iter()
-                    .any(|a| a.contains("bypass") || a.contains("SECRET") || a.contains("full-auto")),
+                !argv.iter().any(|a| a.contains("bypass") || a.contains("SECRET") || a.contains("full-auto")),
                 "{argv:?}"
             );
         }
@@ -137,23 +99,15 @@ fn five_variables_isolate_a_session() {
         ("XDG_CONFIG_HOME", "/w/home/.config"),
         ("XDG_DATA_HOME", "/w/home/.local/share"),
     ];
-    assert_eq!(
-        names,
-        expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
-    );
+    assert_eq!(names, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
 }
 
 #[test]
 fn the_caller_beats_the_isolation_and_the_stubs_beat_the_caller() {
-    let (config, _) = made(
-        "terminal",
-        json!({ "env": { "HOME": "/elsewhere", "BROWSER": "lynx", "PATH": "/mine" } }),
-    );
+    let (config, _) =
+        made("terminal", json!({ "env": { "HOME": "/elsewhere", "BROWSER": "lynx", "PATH": "/mine" } }));
     let with = environment(&config, "/w", BrowserShims::Installed);
-    assert_eq!(
-        (with.add["HOME"].as_str(), with.add["BROWSER"].as_str()),
-        ("/elsewhere", "/w/bin/xdg-open")
-    );
+    assert_eq!((with.add["HOME"].as_str(), with.add["BROWSER"].as_str()), ("/elsewhere", "/w/bin/xdg-open"));
     assert_eq!(with.add["PATH"], "/mine");
     assert_eq!(with.path_prefix, ["/w/bin", "/w/home/.local/bin"]);
     let without = environment(&config, "/w", BrowserShims::Absent);
@@ -169,10 +123,7 @@ fn credentials_are_scrubbed_by_default_and_our_own_settings_always() {
         assert!(remove.contains(&glob.to_owned()), "{glob}");
     }
     let (open, _) = made("terminal", json!({ "scrub_credentials": false }));
-    assert_eq!(
-        environment(&open, "/w", BrowserShims::Absent).remove,
-        ["OPTIO_CODEX_*"]
-    );
+    assert_eq!(environment(&open, "/w", BrowserShims::Absent).remove, ["OPTIO_CODEX_*"]);
 }
 
 #[test]

@@ -9,11 +9,7 @@ use super::*;
 
 fn jwt(claims: &Value) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    format!(
-        "{}.{}.sig",
-        part(&json!({ "alg": "none", "typ": "JWT" })),
-        part(claims)
-    )
+    format!("{}.{}.sig", part(&json!({ "alg": "none", "typ": "JWT" })), part(claims))
 }
 
 fn chatgpt_file() -> Value {
@@ -51,10 +47,7 @@ fn a_chatgpt_login_says_whose_it_is() {
     assert_eq!(login.user_id.as_deref(), Some("user-1"));
     assert_eq!(login.email.as_deref(), Some("lab@example.test"));
     assert_eq!(login.plan.as_deref(), Some("plus"));
-    assert_eq!(
-        login.last_refresh.unwrap().to_string(),
-        "2026-11-11T00:56:50.502336123Z"
-    );
+    assert_eq!(login.last_refresh.unwrap().to_string(), "2026-11-11T00:56:50.502336123Z");
     assert_eq!(login.access_expires_at.unwrap().as_second(), 1_763_683_200);
     assert_eq!(of(&chatgpt_file()).label().unwrap(), "lab@example.test (plus)");
 }
@@ -63,10 +56,7 @@ fn a_chatgpt_login_says_whose_it_is() {
 fn opaque_tokens_are_a_login_too() {
     let file = json!({ "tokens": { "refresh_token": "r", "access_token": "opaque", "id_token": "x.?.y" } });
     let login = login(&file);
-    assert_eq!(
-        (login.email, login.access_expires_at, login.last_refresh),
-        (None, None, None)
-    );
+    assert_eq!((login.email, login.access_expires_at, login.last_refresh), (None, None, None));
     assert_eq!(of(&file).label().unwrap(), "ChatGPT account");
 }
 
@@ -127,10 +117,7 @@ fn other_kinds_of_login_are_kept_and_do_not_rotate() {
         json!({ "auth_mode": "chatgptAuthTokens", "tokens": { "access_token": "x", "account_id": "a" } }),
     ] {
         let login = of(&file);
-        assert!(
-            matches!(login, Credential::Other(_)) && !login.rotates(),
-            "{file}"
-        );
+        assert!(matches!(login, Credential::Other(_)) && !login.rotates(), "{file}");
         assert!(login.label().is_some() && fingerprint(file.to_string().as_bytes()).is_some());
     }
 }
@@ -140,39 +127,23 @@ fn a_file_caught_half_written_is_unreadable_and_not_logged_out() {
     let whole = serde_json::to_vec_pretty(&chatgpt_file()).unwrap();
     for end in 0..whole.len() {
         let seen = read(&whole[..end]);
-        assert!(
-            matches!(seen, Credential::Unreadable(_)),
-            "cut at {end}: {seen:?}"
-        );
+        assert!(matches!(seen, Credential::Unreadable(_)), "cut at {end}: {seen:?}");
         assert_eq!(fingerprint(&whole[..end]), None);
     }
     assert!(read(&whole).is_login());
     assert_eq!(read(b" \n"), Credential::Unreadable(Unreadable::Empty));
     assert_eq!(read(b"[1]"), Credential::Unreadable(Unreadable::NotAnObject));
-    assert_eq!(
-        read(&vec![b' '; MAX_AUTH_JSON + 1]),
-        Credential::Unreadable(Unreadable::TooLarge)
-    );
+    assert_eq!(read(&vec![b' '; MAX_AUTH_JSON + 1]), Credential::Unreadable(Unreadable::TooLarge));
 }
 
 #[test]
 fn a_fingerprint_is_of_the_bytes_and_a_lineage_of_the_token() {
     let compact = chatgpt_file().to_string();
     let pretty = serde_json::to_string_pretty(&chatgpt_file()).unwrap();
-    let (a, b) = (
-        fingerprint(compact.as_bytes()).unwrap(),
-        fingerprint(pretty.as_bytes()).unwrap(),
-    );
+    let (a, b) = (fingerprint(compact.as_bytes()).unwrap(), fingerprint(pretty.as_bytes()).unwrap());
     assert_ne!(a, b);
-    assert!(
-        a.len() == 64
-            && a.bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    );
-    assert_eq!(
-        read(compact.as_bytes()).lineage_hash(),
-        read(pretty.as_bytes()).lineage_hash()
-    );
+    assert!(a.len() == 64 && a.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
+    assert_eq!(read(compact.as_bytes()).lineage_hash(), read(pretty.as_bytes()).lineage_hash());
     // printf rt-original | sha256sum
     let known = "62b05754d20d41f8ae8ff1a3c3daa9a965e072a44b6c7dec403d11feada47fcf";
     assert_eq!(read(compact.as_bytes()).lineage_hash(), Some(known));
@@ -194,17 +165,13 @@ fn accounts_are_compared_by_all_that_both_files_say() {
     let other_account = with(|f| f["tokens"]["account_id"] = json!("acct-other"));
     assert_eq!(same_account(&ours, &other_account), Some(false));
     let colleague = with(|f| {
-        f["tokens"]["id_token"] = json!(jwt(
-            &json!({ "https://api.openai.com/auth": { "user_id": "user-2" } })
-        ));
+        f["tokens"]["id_token"] =
+            json!(jwt(&json!({ "https://api.openai.com/auth": { "user_id": "user-2" } })));
     });
     assert_eq!(same_account(&ours, &colleague), Some(false));
     let anonymous = of(&json!({ "tokens": { "refresh_token": "r" } }));
     assert_eq!(same_account(&ours, &anonymous), None);
-    assert_eq!(
-        same_account(&ours, &of(&json!({ "OPENAI_API_KEY": "k" }))),
-        Some(false)
-    );
+    assert_eq!(same_account(&ours, &of(&json!({ "OPENAI_API_KEY": "k" }))), Some(false));
     assert_eq!(same_account(&ours, &Credential::LoggedOut), None);
 }
 

@@ -33,21 +33,13 @@ pub(super) fn instant(value: &Value) -> Option<Timestamp> {
     match value {
         Value::String(text) => {
             let utc = || {
-                text.parse::<DateTime>()
-                    .ok()?
-                    .to_zoned(jiff::tz::TimeZone::UTC)
-                    .ok()
-                    .map(|z| z.timestamp())
+                text.parse::<DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|z| z.timestamp())
             };
             text.parse::<Timestamp>().ok().or_else(utc)
         }
         Value::Number(number) => {
             let number = number.as_f64()?;
-            let milliseconds = if number > MILLISECONDS_ABOVE {
-                number
-            } else {
-                number * 1e3
-            };
+            let milliseconds = if number > MILLISECONDS_ABOVE { number } else { number * 1e3 };
             Timestamp::from_millisecond(milliseconds as i64).ok()
         }
         _ => None,

@@ -61,19 +61,13 @@ pub(super) fn session_config(map: Map<String, Value>) -> Result<SessionConfig, C
     // From here on the order is that of S-002.
     let mode = match mode.as_deref() {
         None => {
-            return Err(ConfigError::missing(
-                "mode",
-                "must be \"conversation\" or \"terminal\"",
-            ));
+            return Err(ConfigError::missing("mode", "must be \"conversation\" or \"terminal\""));
         }
         Some("iframe") => Mode::Terminal,
         Some(word) => word_of("mode", word, Mode::ALL, Mode::as_str)?,
     };
     let Some(instructions) = instructions else {
-        return Err(ConfigError::missing(
-            "instructions",
-            "must be a string; an empty one is a plain chat",
-        ));
+        return Err(ConfigError::missing("instructions", "must be a string; an empty one is a plain chat"));
     };
     let conversation = mode == Mode::Conversation;
     let host_protocol = match host_protocol {
@@ -88,18 +82,10 @@ pub(super) fn session_config(map: Map<String, Value>) -> Result<SessionConfig, C
         return Err(ConfigError::new("host_protocol", &false.into(), rule));
     }
     if permission_gate && !conversation {
-        return Err(ConfigError::new(
-            "permission_gate",
-            &true.into(),
-            "needs mode conversation",
-        ));
+        return Err(ConfigError::new("permission_gate", &true.into(), "needs mode conversation"));
     }
     if conversation_ui && !conversation {
-        return Err(ConfigError::new(
-            "conversation_ui",
-            &true.into(),
-            "needs mode conversation",
-        ));
+        return Err(ConfigError::new("conversation_ui", &true.into(), "needs mode conversation"));
     }
     let tool_verbosity = match tool_verbosity {
         None => ToolVerbosity::DescriptionOnly,
@@ -107,21 +93,14 @@ pub(super) fn session_config(map: Map<String, Value>) -> Result<SessionConfig, C
     };
     let thinking_verbosity = match thinking_verbosity {
         None => ThinkingVerbosity::Hidden,
-        Some(word) => word_of(
-            "thinking_verbosity",
-            &word,
-            ThinkingVerbosity::ALL,
-            ThinkingVerbosity::as_str,
-        )?,
+        Some(word) => {
+            word_of("thinking_verbosity", &word, ThinkingVerbosity::ALL, ThinkingVerbosity::as_str)?
+        }
     };
     let with_page = conversation && conversation_ui;
     let needs_page = "needs mode conversation with conversation_ui";
     if let (Some(model), false) = (&default_model, with_page) {
-        return Err(ConfigError::new(
-            "default_model",
-            &model.as_str().into(),
-            needs_page,
-        ));
+        return Err(ConfigError::new("default_model", &model.as_str().into(), needs_page));
     }
     for (field, on) in [
         ("show_model_selector", show_model_selector),
@@ -134,12 +113,7 @@ pub(super) fn session_config(map: Map<String, Value>) -> Result<SessionConfig, C
     }
     let ask_for_approval = match ask_for_approval {
         None => None,
-        Some(word) => Some(word_of(
-            "ask_for_approval",
-            &word,
-            ApprovalPolicy::ALL,
-            ApprovalPolicy::as_str,
-        )?),
+        Some(word) => Some(word_of("ask_for_approval", &word, ApprovalPolicy::ALL, ApprovalPolicy::as_str)?),
     };
     let sandbox = match sandbox {
         None => None,
@@ -243,11 +217,7 @@ pub(super) fn session_config(map: Map<String, Value>) -> Result<SessionConfig, C
 fn warnings(config: &SessionConfig) -> Vec<String> {
     let mut warnings = Vec::new();
     if !config.fs_isolation {
-        if config
-            .extra_allowed_dirs
-            .iter()
-            .any(|g| g.mode == GrantMode::ReadWrite)
-        {
+        if config.extra_allowed_dirs.iter().any(|g| g.mode == GrantMode::ReadWrite) {
             warnings.push(
                 "extra_allowed_dirs has no effect: without fs_isolation everything may be written".to_owned(),
             );
@@ -283,33 +253,21 @@ fn word_of<T: Copy>(
         return Ok(*value);
     }
     let words: Vec<&str> = all.iter().map(|value| name(*value)).collect();
-    Err(ConfigError::new(
-        field,
-        &word.into(),
-        format!("must be one of {}", words.join(", ")),
-    ))
+    Err(ConfigError::new(field, &word.into(), format!("must be one of {}", words.join(", "))))
 }
 
 fn install_dir(field: &str, dir: Option<&str>) -> Result<(), ConfigError> {
     match dir {
         None => Ok(()),
         Some(dir) if dir.starts_with('/') || dir == "~" || dir.starts_with("~/") => Ok(()),
-        Some(dir) => Err(ConfigError::new(
-            field,
-            &dir.into(),
-            "must be absolute, or ~, or below ~/",
-        )),
+        Some(dir) => Err(ConfigError::new(field, &dir.into(), "must be absolute, or ~, or below ~/")),
     }
 }
 
 fn positive(field: &str, value: &Value) -> Result<u64, ConfigError> {
     match value.as_u64() {
         Some(bytes) if bytes > 0 => Ok(bytes),
-        _ => Err(ConfigError::new(
-            field,
-            value,
-            "must be a whole number of bytes above zero",
-        )),
+        _ => Err(ConfigError::new(field, value, "must be a whole number of bytes above zero")),
     }
 }
 
@@ -332,17 +290,13 @@ fn environment(env: &BTreeMap<String, String>) -> Result<(), ConfigError> {
         let mut bytes = name.bytes();
         let starts = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
         if !starts || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            return Err(refuse(
-                "a variable's name is letters, digits and _, and starts with no digit",
-            ));
+            return Err(refuse("a variable's name is letters, digits and _, and starts with no digit"));
         }
         if value.contains('\0') {
             return Err(refuse("this variable's value must not contain a NUL character"));
         }
         if name.len() + value.len() + 2 > MAX_VARIABLE {
-            return Err(refuse(
-                "this variable is longer than the 128 KiB an environment takes",
-            ));
+            return Err(refuse("this variable is longer than the 128 KiB an environment takes"));
         }
     }
     Ok(())
@@ -350,11 +304,7 @@ fn environment(env: &BTreeMap<String, String>) -> Result<(), ConfigError> {
 
 fn scrub(globs: &[String]) -> Result<(), ConfigError> {
     for glob in globs {
-        if glob.is_empty()
-            || !glob
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"_*?[]!-".contains(&b))
-        {
+        if glob.is_empty() || !glob.bytes().all(|b| b.is_ascii_alphanumeric() || b"_*?[]!-".contains(&b)) {
             let rule = "a glob over variable names is letters, digits, _ and the wildcards * ? [ ] ! -";
             return Err(ConfigError::new("scrub_env", &glob.as_str().into(), rule));
         }

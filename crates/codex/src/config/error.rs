@@ -28,11 +28,7 @@ impl ConfigError {
         if value.chars().count() > SHOWN {
             value = value.chars().take(SHOWN).chain("…".chars()).collect();
         }
-        Self {
-            field: field.into(),
-            value,
-            rule: rule.into(),
-        }
+        Self { field: field.into(), value, rule: rule.into() }
     }
 
     /// For a field that is required and absent.

@@ -60,10 +60,8 @@ impl Fields {
     pub(super) fn new(map: Map<String, Value>) -> Result<Self, ConfigError> {
         let mut fields = Map::with_capacity(map.len());
         for (given, value) in map {
-            let name = ALIASES
-                .iter()
-                .find(|(alias, _)| *alias == given)
-                .map_or(given.as_str(), |(_, name)| name);
+            let name =
+                ALIASES.iter().find(|(alias, _)| *alias == given).map_or(given.as_str(), |(_, name)| name);
             if !NAMES.contains(&name) {
                 return Err(unknown(&given, &value));
             }
@@ -95,11 +93,9 @@ impl Fields {
     pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, ConfigError> {
         match self.take(name) {
             None => Ok(None),
-            Some(Value::String(text)) if text.contains('\0') => Err(ConfigError::new(
-                name,
-                &Value::String(text),
-                "must not contain a NUL character",
-            )),
+            Some(Value::String(text)) if text.contains('\0') => {
+                Err(ConfigError::new(name, &Value::String(text), "must not contain a NUL character"))
+            }
             Some(Value::String(text)) => Ok(Some(text)),
             Some(other) => Err(ConfigError::new(name, &other, "must be a string")),
         }
@@ -123,11 +119,7 @@ impl Fields {
         };
         let mut texts = Vec::with_capacity(items.len());
         for item in items {
-            texts.push(
-                item.as_str()
-                    .ok_or_else(|| ConfigError::new(name, item, rule))?
-                    .to_owned(),
-            );
+            texts.push(item.as_str().ok_or_else(|| ConfigError::new(name, item, rule))?.to_owned());
         }
         Ok(Some(texts))
     }
@@ -146,11 +138,7 @@ impl Fields {
             None => return Ok(BTreeMap::new()),
             Some(Value::Object(map)) => map,
             Some(_) => {
-                return Err(ConfigError::shown(
-                    "env",
-                    "(hidden)",
-                    "must be an object of strings",
-                ));
+                return Err(ConfigError::shown("env", "(hidden)", "must be an object of strings"));
             }
         };
         let mut env = BTreeMap::new();
@@ -207,26 +195,20 @@ impl Fields {
 
 fn grant(field: &str, item: &Value) -> Result<Grant, ConfigError> {
     let refuse = |rule: &str| ConfigError::new(field, item, rule);
-    let map = item
-        .as_object()
-        .ok_or_else(|| refuse("each grant must be {path, mode}"))?;
+    let map = item.as_object().ok_or_else(|| refuse("each grant must be {path, mode}"))?;
     if map.keys().any(|key| key != "path" && key != "mode") {
         return Err(refuse("a grant has a path and a mode, and nothing else"));
     }
-    let (Some(path), Some(mode)) = (
-        map.get("path").and_then(Value::as_str),
-        map.get("mode").and_then(Value::as_str),
-    ) else {
+    let (Some(path), Some(mode)) =
+        (map.get("path").and_then(Value::as_str), map.get("mode").and_then(Value::as_str))
+    else {
         return Err(refuse("a grant's path and mode must be strings"));
     };
     let mode = GrantMode::from_word(mode).ok_or_else(|| refuse("a grant's mode must be \"ro\" or \"rw\""))?;
     if !(path.starts_with('/') || path == "~" || path.starts_with("~/")) || path.contains('\0') {
         return Err(refuse("a grant's path must be absolute, or ~, or below ~/"));
     }
-    Ok(Grant {
-        path: path.to_owned(),
-        mode,
-    })
+    Ok(Grant { path: path.to_owned(), mode })
 }
 
 fn unknown(given: &str, value: &Value) -> ConfigError {

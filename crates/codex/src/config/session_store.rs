@@ -14,10 +14,7 @@ enum Token {
     One(char),
     AnyOne,
     AnyRun,
-    Class {
-        negated: bool,
-        ranges: Vec<(char, char)>,
-    },
+    Class { negated: bool, ranges: Vec<(char, char)> },
 }
 
 /// True when the pattern leaves out a rollout, or a directory on the way to one. A malformed pattern is an error that
@@ -58,10 +55,7 @@ fn compile(text: &str) -> Result<Vec<Token>, &'static str> {
                     return Err("a '[' is never closed");
                 };
                 let end = first + 1 + length;
-                tokens.push(Token::Class {
-                    negated,
-                    ranges: ranges(&chars[first..end]),
-                });
+                tokens.push(Token::Class { negated, ranges: ranges(&chars[first..end]) });
                 at = end;
             }
             c => tokens.push(Token::One(c)),

@@ -7,10 +7,7 @@ use super::*;
 /// A minimal configuration of a mode with the changes; in a page's mode with `conversation_ui` where `page` asks.
 fn fields(mode: &str, change: Value) -> Value {
     let mut fields = json!({ "mode": mode, "instructions": "do it" });
-    fields
-        .as_object_mut()
-        .unwrap()
-        .extend(change.as_object().unwrap().clone());
+    fields.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
     fields
 }
 
@@ -38,29 +35,13 @@ fn mode_and_instructions_are_enough() {
         assert_eq!(config.host_protocol(), mode == "terminal");
         assert_eq!(config.sandbox_mode(), SandboxMode::WorkspaceWrite);
         assert_eq!(config.approval_policy(), ApprovalPolicy::Never);
-        assert_eq!(
-            (config.max_upload_bytes(), config.max_download_bytes()),
-            (10_000_000, 10_000_000)
-        );
+        assert_eq!((config.max_upload_bytes(), config.max_download_bytes()), (10_000_000, 10_000_000));
         assert!(config.supports_resume() && config.fs_isolation() && config.install_if_missing());
         assert!(!config.auto_start() && !config.captures_seed() && config.warnings().is_empty());
     }
-    refused(
-        SessionConfig::from_json(json!({ "instructions": "" })),
-        "mode",
-        "conversation",
-    );
-    refused(
-        SessionConfig::from_json(json!({ "mode": "terminal" })),
-        "instructions",
-        "must be a string",
-    );
-    assert_eq!(
-        conversation(json!({ "instructions": "" }))
-            .unwrap()
-            .instructions(),
-        ""
-    );
+    refused(SessionConfig::from_json(json!({ "instructions": "" })), "mode", "conversation");
+    refused(SessionConfig::from_json(json!({ "mode": "terminal" })), "instructions", "must be a string");
+    assert_eq!(conversation(json!({ "instructions": "" })).unwrap().instructions(), "");
 }
 
 #[test]
@@ -77,11 +58,7 @@ fn older_spellings_are_taken_and_one_spelling_is_written() {
     assert_eq!(json["seed"], json!({ "id": "5f" }));
     assert_eq!(json["effort"], "high");
     assert_eq!(json["codex_install_dir"], "~/c");
-    refused(
-        conversation(json!({ "consumer_instructions": "y" })),
-        "instructions",
-        "twice",
-    );
+    refused(conversation(json!({ "consumer_instructions": "y" })), "instructions", "twice");
 }
 
 #[test]
@@ -93,18 +70,9 @@ fn an_unknown_name_is_refused_with_the_one_that_was_meant() {
     );
     refused(conversation(json!({ "zzz": 1 })), "zzz", "is no field");
     refused(conversation(json!({ "ssh": {} })), "ssh", "host");
-    refused(
-        conversation(json!({ "before_execute": null })),
-        "before_execute",
-        "is no field",
-    );
-    let error = conversation(json!({ "envv": { "K": "SECRET" } }))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("did you mean env?") && !error.contains("SECRET"),
-        "{error}"
-    );
+    refused(conversation(json!({ "before_execute": null })), "before_execute", "is no field");
+    let error = conversation(json!({ "envv": { "K": "SECRET" } })).unwrap_err().to_string();
+    assert!(error.contains("did you mean env?") && !error.contains("SECRET"), "{error}");
 }
 
 #[test]
@@ -160,31 +128,11 @@ fn the_first_violation_in_the_agreed_order_is_the_one_reported() {
 
 #[test]
 fn a_terminal_has_no_gate_no_page_and_no_silence() {
-    refused(
-        terminal(json!({ "host_protocol": false })),
-        "host_protocol",
-        "conversation",
-    );
-    refused(
-        terminal(json!({ "permission_gate": true })),
-        "permission_gate",
-        "conversation",
-    );
-    refused(
-        terminal(json!({ "conversation_ui": true })),
-        "conversation_ui",
-        "conversation",
-    );
-    refused(
-        conversation(json!({ "default_model": "" })),
-        "default_model",
-        "conversation_ui",
-    );
-    refused(
-        conversation(json!({ "file_download": true })),
-        "file_download",
-        "conversation_ui",
-    );
+    refused(terminal(json!({ "host_protocol": false })), "host_protocol", "conversation");
+    refused(terminal(json!({ "permission_gate": true })), "permission_gate", "conversation");
+    refused(terminal(json!({ "conversation_ui": true })), "conversation_ui", "conversation");
+    refused(conversation(json!({ "default_model": "" })), "default_model", "conversation_ui");
+    refused(conversation(json!({ "file_download": true })), "file_download", "conversation_ui");
     let page = json!({ "conversation_ui": true, "file_download": true, "default_model": "m", "show_model_selector": true });
     assert!(conversation(page).is_ok());
 }
@@ -192,11 +140,7 @@ fn a_terminal_has_no_gate_no_page_and_no_silence() {
 #[test]
 fn isolation_sandbox_grants_and_network_must_agree() {
     let rw = json!([{ "path": "/x", "mode": "rw" }, { "path": "/y", "mode": "ro" }]);
-    refused(
-        terminal(json!({ "sandbox": "danger-full-access" })),
-        "sandbox",
-        "danger-full-access",
-    );
+    refused(terminal(json!({ "sandbox": "danger-full-access" })), "sandbox", "danger-full-access");
     for sandbox in ["read-only", "workspace-write"] {
         refused(
             terminal(json!({ "fs_isolation": false, "sandbox": sandbox })),
@@ -219,10 +163,7 @@ fn isolation_sandbox_grants_and_network_must_agree() {
         json!({ "fs_isolation": false, "sandbox": "danger-full-access" }),
         json!({ "network_access": true }),
     ] {
-        assert!(
-            terminal(accepted.clone()).unwrap().warnings().is_empty(),
-            "{accepted}"
-        );
+        assert!(terminal(accepted.clone()).unwrap().warnings().is_empty(), "{accepted}");
     }
 }
 
@@ -273,25 +214,14 @@ fn sizes_are_whole_and_positive() {
             refused(terminal(json!({ field: size })), field, "above zero");
         }
     }
-    assert_eq!(
-        terminal(json!({ "max_upload_bytes": 1 }))
-            .unwrap()
-            .max_upload_bytes(),
-        1
-    );
+    assert_eq!(terminal(json!({ "max_upload_bytes": 1 })).unwrap().max_upload_bytes(), 1);
 }
 
 #[test]
 fn a_seed_is_one_id_or_one_pool() {
     let seed = |value: Value| terminal(json!({ "seed": value }));
-    assert_eq!(
-        seed(json!({ "pool": "team" })).unwrap().seed(),
-        Some(&SeedChoice::Pool("team".to_owned()))
-    );
-    assert_eq!(
-        seed(json!("a1")).unwrap().seed(),
-        Some(&SeedChoice::Id("a1".to_owned()))
-    );
+    assert_eq!(seed(json!({ "pool": "team" })).unwrap().seed(), Some(&SeedChoice::Pool("team".to_owned())));
+    assert_eq!(seed(json!("a1")).unwrap().seed(), Some(&SeedChoice::Id("a1".to_owned())));
     assert_eq!(seed(json!(null)).unwrap().seed(), None);
     for bad in [
         json!(""),
@@ -310,30 +240,19 @@ fn an_empty_model_is_none_and_a_default_model_runs() {
     assert_eq!(terminal(json!({ "model": "" })).unwrap().model(), None);
     let page = |change: Value| {
         let mut all = json!({ "conversation_ui": true });
-        all.as_object_mut()
-            .unwrap()
-            .extend(change.as_object().unwrap().clone());
+        all.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         conversation(all).unwrap()
     };
     assert_eq!(page(json!({ "default_model": "d" })).model(), Some("d"));
-    assert_eq!(
-        page(json!({ "default_model": "d", "model": "m" })).model(),
-        Some("m")
-    );
+    assert_eq!(page(json!({ "default_model": "d", "model": "m" })).model(), Some("m"));
     assert_eq!(page(json!({ "default_model": "" })).model(), None);
 }
 
 #[test]
 fn the_gate_is_never_inert() {
     let policy = |change: Value| conversation(change).unwrap().approval_policy();
-    assert_eq!(
-        policy(json!({ "permission_gate": true })),
-        ApprovalPolicy::OnRequest
-    );
-    assert_eq!(
-        policy(json!({ "permission_gate": true, "fs_isolation": false })),
-        ApprovalPolicy::Untrusted
-    );
+    assert_eq!(policy(json!({ "permission_gate": true })), ApprovalPolicy::OnRequest);
+    assert_eq!(policy(json!({ "permission_gate": true, "fs_isolation": false })), ApprovalPolicy::Untrusted);
     for asked in ["never", "on-request", "on-failure"] {
         let open = conversation(
             json!({ "permission_gate": true, "fs_isolation": false, "ask_for_approval": asked }),
@@ -346,10 +265,7 @@ fn the_gate_is_never_inert() {
         policy(json!({ "permission_gate": true, "ask_for_approval": "untrusted" })),
         ApprovalPolicy::Untrusted
     );
-    assert_eq!(
-        policy(json!({ "ask_for_approval": "on-request" })),
-        ApprovalPolicy::OnRequest
-    );
+    assert_eq!(policy(json!({ "ask_for_approval": "on-request" })), ApprovalPolicy::OnRequest);
 }
 
 #[test]
@@ -374,19 +290,9 @@ fn default_excludes_keep_the_rollouts_and_the_users_databases() {
 #[test]
 fn excludes_are_the_defaults_or_the_list_as_given() {
     let config = |change| terminal(change).unwrap();
-    assert_eq!(
-        config(json!({})).effective_excludes(false),
-        default_workdir_excludes()
-    );
-    assert!(
-        config(json!({ "workdir_exclude": [] }))
-            .effective_excludes(false)
-            .is_empty()
-    );
-    assert_eq!(
-        config(json!({ "workdir_exclude": ["a"] })).effective_excludes(false),
-        ["a"]
-    );
+    assert_eq!(config(json!({})).effective_excludes(false), default_workdir_excludes());
+    assert!(config(json!({ "workdir_exclude": [] })).effective_excludes(false).is_empty());
+    assert_eq!(config(json!({ "workdir_exclude": ["a"] })).effective_excludes(false), ["a"]);
     assert_eq!(
         config(json!({ "workdir_exclude": ["a"] })).effective_excludes(true),
         ["a", "home/.codex/auth.json"]
@@ -414,31 +320,15 @@ fn excludes_that_would_destroy_the_resume_are_refused_while_it_is_wanted() {
 fn variables_have_names_and_their_values_are_never_shown() {
     for name in ["", "1A", "A-B", "A B", "A=B", "É"] {
         let error = terminal(json!({ "env": { name: "SECRET" } })).unwrap_err();
-        assert!(
-            error.field == "env" && !error.to_string().contains("SECRET"),
-            "{error}"
-        );
+        assert!(error.field == "env" && !error.to_string().contains("SECRET"), "{error}");
     }
-    for value in [
-        json!("SECRET\0"),
-        json!(["SECRET"]),
-        json!("SECRET".repeat(30_000)),
-    ] {
-        let error = terminal(json!({ "env": { "A": value } }))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("\"A\"") && !error.contains("SECRET"),
-            "{}",
-            &error[..200.min(error.len())]
-        );
+    for value in [json!("SECRET\0"), json!(["SECRET"]), json!("SECRET".repeat(30_000))] {
+        let error = terminal(json!({ "env": { "A": value } })).unwrap_err().to_string();
+        assert!(error.contains("\"A\"") && !error.contains("SECRET"), "{}", &error[..200.min(error.len())]);
     }
     let config = terminal(json!({ "env": { "_A1": "SECRET" }, "instructions": "PRIVATE" })).unwrap();
     let shown = format!("{config:?} {config:#?}");
-    assert!(
-        shown.contains("_A1") && !shown.contains("SECRET") && !shown.contains("PRIVATE"),
-        "{shown}"
-    );
+    assert!(shown.contains("_A1") && !shown.contains("SECRET") && !shown.contains("PRIVATE"), "{shown}");
 }
 
 #[test]
@@ -462,42 +352,21 @@ fn codex_settings_are_rendered_and_ours_and_secrets_are_refused() {
         overrides,
         [
             ("model_provider", "\"mock\""),
-            (
-                "model_providers.mock",
-                r#"{"base_url" = "http://127.0.0.1:1/v1", "env_key" = "K"}"#
-            ),
+            ("model_providers.mock", r#"{"base_url" = "http://127.0.0.1:1/v1", "env_key" = "K"}"#),
             ("tool_output_token_limit", "5"),
         ]
     );
     let refuse = |key: &str, value: Value, fragment: &str| {
-        let error = terminal(json!({ "codex_config": { key: value } }))
-            .unwrap_err()
-            .to_string();
+        let error = terminal(json!({ "codex_config": { key: value } })).unwrap_err().to_string();
         assert!(error.contains(fragment) && !error.contains("SECRET"), "{error}");
     };
     refuse("approval_policy", json!("never"), "ask_for_approval");
-    refuse(
-        "sandbox_workspace_write.writable_roots",
-        json!(["/"]),
-        "extra_allowed_dirs",
-    );
+    refuse("sandbox_workspace_write.writable_roots", json!(["/"]), "extra_allowed_dirs");
     refuse("sandbox_workspace_write", json!({}), "extra_allowed_dirs");
     refuse("cli_auth_credentials_store", json!("keyring"), "auth.json");
-    refuse(
-        "model_providers.x.experimental_bearer_token",
-        json!("SECRET"),
-        "env_key",
-    );
-    refuse(
-        "mcp_servers.x",
-        json!({ "env": { "GITHUB_TOKEN": "SECRET" } }),
-        "GITHUB_TOKEN",
-    );
-    refuse(
-        "a.http-headers",
-        json!([{ "Authorization": "SECRET" }]),
-        "Authorization",
-    );
+    refuse("model_providers.x.experimental_bearer_token", json!("SECRET"), "env_key");
+    refuse("mcp_servers.x", json!({ "env": { "GITHUB_TOKEN": "SECRET" } }), "GITHUB_TOKEN");
+    refuse("a.http-headers", json!([{ "Authorization": "SECRET" }]), "Authorization");
     refuse("a", json!(null), "null");
     for key in ["", ".", "a.", "a b", "a=b", "a.\"b\"", "é"] {
         refuse(key, json!(1), "dotted");
@@ -508,9 +377,7 @@ fn codex_settings_are_rendered_and_ours_and_secrets_are_refused() {
 #[test]
 fn a_copy_with_changes_is_checked_as_a_whole() {
     let config = conversation(json!({ "sandbox": "read-only" })).unwrap();
-    let changed = config
-        .with(|fields| drop(fields.insert("model".to_owned(), json!("m"))))
-        .unwrap();
+    let changed = config.with(|fields| drop(fields.insert("model".to_owned(), json!("m")))).unwrap();
     assert_eq!((changed.model(), config.model()), (Some("m"), None));
     refused(
         config.with(|fields| drop(fields.insert("network_access".to_owned(), json!(true)))),

@@ -15,22 +15,12 @@ pub(crate) fn read(turn: Option<String>, raw: &RawValue, otherwise: Status) -> O
         "plan" => (Kind::Plan, word("text").unwrap_or_default().to_owned()),
         "reasoning" => {
             let summary = texts(item.get("summary"), "\n\n");
-            (
-                Kind::Reasoning,
-                if summary.is_empty() {
-                    texts(item.get("content"), "\n\n")
-                } else {
-                    summary
-                },
-            )
+            (Kind::Reasoning, if summary.is_empty() { texts(item.get("content"), "\n\n") } else { summary })
         }
         "commandExecution" => (Kind::Command, word("command").unwrap_or_default().to_owned()),
         "fileChange" => (Kind::FileChange, changes(item.get("changes"))),
         "mcpToolCall" => {
-            let (server, tool) = (
-                word("server").unwrap_or_default(),
-                word("tool").unwrap_or_default(),
-            );
+            let (server, tool) = (word("server").unwrap_or_default(), word("tool").unwrap_or_default());
             (Kind::Tool, format!("{server}.{tool}"))
         }
         "dynamicToolCall" | "collabAgentToolCall" => {
@@ -61,15 +51,8 @@ pub(super) fn keep(raw: &RawValue) -> Option<Box<RawValue>> {
 
 /// Joins what is text in a list: strings, and objects with `text`.
 pub(crate) fn texts(list: Option<&Value>, between: &str) -> String {
-    let parts = list
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let text = |part: &Value| {
-        part.as_str()
-            .or_else(|| part.get("text")?.as_str())
-            .map(str::to_owned)
-    };
+    let parts = list.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let text = |part: &Value| part.as_str().or_else(|| part.get("text")?.as_str()).map(str::to_owned);
     parts.iter().filter_map(text).collect::<Vec<_>>().join(between)
 }
 
@@ -80,9 +63,7 @@ pub(crate) fn changes(changes: Option<&Value>) -> String {
         Some(Value::Array(list)) => list
             .iter()
             .filter_map(|change| {
-                let kind = change
-                    .get("kind")
-                    .and_then(|kind| kind.get("type").unwrap_or(kind).as_str());
+                let kind = change.get("kind").and_then(|kind| kind.get("type").unwrap_or(kind).as_str());
                 Some(line(change.get("path")?.as_str()?, kind))
             })
             .collect(),

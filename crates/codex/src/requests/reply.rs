@@ -127,9 +127,7 @@ impl<'de> Deserialize<'de> for ThreadStatus {
         let wire = Wire::deserialize(from)?;
         Ok(match wire.r#type.as_str() {
             "idle" => Self::Idle,
-            "active" => Self::Active {
-                flags: wire.active_flags,
-            },
+            "active" => Self::Active { flags: wire.active_flags },
             _ => Self::Other(wire.r#type),
         })
     }
@@ -174,14 +172,8 @@ impl ThreadOpened {
             turns: Option<&'a RawValue>,
         }
         let wire: Wire<'_> = parse(method, result)?;
-        let thread = wire.thread.ok_or(AnswerError::Missing {
-            method,
-            member: "thread",
-        })?;
-        let id = thread.id.ok_or(AnswerError::Missing {
-            method,
-            member: "thread.id",
-        })?;
+        let thread = wire.thread.ok_or(AnswerError::Missing { method, member: "thread" })?;
+        let id = thread.id.ok_or(AnswerError::Missing { method, member: "thread.id" })?;
         Ok(Self {
             id,
             model: wire.model,
@@ -202,11 +194,7 @@ fn running_turn(turns: &str) -> Option<String> {
         status: String,
     }
     let turns: Vec<Turn> = serde_json::from_str(turns).ok()?;
-    turns
-        .into_iter()
-        .rev()
-        .find(|turn| turn.status == "inProgress")
-        .map(|turn| turn.id)
+    turns.into_iter().rev().find(|turn| turn.status == "inProgress").map(|turn| turn.id)
 }
 
 /// The acknowledgement of `turn/start` or `turn/steer`.
@@ -232,10 +220,7 @@ impl TurnAck {
         }
         let wire: Wire = parse(method, result)?;
         let turn_id = wire.turn.and_then(|turn| turn.id).or(wire.turn_id);
-        let turn_id = turn_id.ok_or(AnswerError::Missing {
-            method,
-            member: "turn.id",
-        })?;
+        let turn_id = turn_id.ok_or(AnswerError::Missing { method, member: "turn.id" })?;
         Ok(Self { turn_id })
     }
 }

@@ -14,18 +14,12 @@ fn the_handshake_is_written_as_the_real_server_took_it() {
         account_read(ids.mint()),
         r#"{"id":2,"method":"account/read","params":{"refreshToken":false}}"#
     );
-    assert_eq!(
-        model_list(ids.mint(), None),
-        r#"{"id":3,"method":"model/list","params":{}}"#
-    );
+    assert_eq!(model_list(ids.mint(), None), r#"{"id":3,"method":"model/list","params":{}}"#);
     assert_eq!(
         model_list(ids.mint(), Some("c")),
         r#"{"id":4,"method":"model/list","params":{"cursor":"c"}}"#
     );
-    assert_eq!(
-        thread_loaded_list(ids.mint(), None),
-        r#"{"id":5,"method":"thread/loaded/list","params":{}}"#
-    );
+    assert_eq!(thread_loaded_list(ids.mint(), None), r#"{"id":5,"method":"thread/loaded/list","params":{}}"#);
 }
 
 #[test]
@@ -41,13 +35,7 @@ fn a_resume_always_names_the_workdir() {
         r#"{"id":7,"method":"thread/resume","params":{"threadId":"t","cwd":"/w","sandbox":"workspace-write","approvalPolicy":"on-request","model":"m"}}"#
     );
     assert_eq!(
-        thread_start(
-            7,
-            &ThreadOptions {
-                model: None,
-                ..options
-            }
-        ),
+        thread_start(7, &ThreadOptions { model: None, ..options }),
         r#"{"id":7,"method":"thread/start","params":{"cwd":"/w","sandbox":"workspace-write","approvalPolicy":"on-request"}}"#
     );
 }
@@ -56,14 +44,8 @@ fn a_resume_always_names_the_workdir() {
 fn a_message_is_one_line_whatever_it_holds() {
     let image =
         RawValue::from_string("{\"type\":\"localImage\",\r\n\"path\":\"/p.png\"}".to_owned()).unwrap();
-    let input = [
-        Input::Text("two\nlines \"and\" quotes".to_owned()),
-        Input::Raw(image),
-    ];
-    let options = TurnOptions {
-        model: Some("m"),
-        effort: Some("high"),
-    };
+    let input = [Input::Text("two\nlines \"and\" quotes".to_owned()), Input::Raw(image)];
+    let options = TurnOptions { model: Some("m"), effort: Some("high") };
     assert_eq!(
         turn_start(3, "t", &input, options),
         r#"{"id":3,"method":"turn/start","params":{"threadId":"t","input":[{"type":"text","text":"two\nlines \"and\" quotes"},{"type":"localImage",  "path":"/p.png"}],"model":"m","effort":"high"}}"#
@@ -82,18 +64,11 @@ fn a_message_is_one_line_whatever_it_holds() {
 fn a_missing_member_is_named_with_its_method() {
     let error =
         ThreadOpened::parse(method::THREAD_RESUME, &Bytes::from_static(br#"{"thread":{}}"#)).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the answer to thread/resume has no `thread.id`"
-    );
+    assert_eq!(error.to_string(), "the answer to thread/resume has no `thread.id`");
     let error = TurnAck::parse(method::TURN_START, b"{}").unwrap_err();
     assert_eq!(error.to_string(), "the answer to turn/start has no `turn.id`");
     let error = LoadedThreads::parse(br#"{"data":["secret",7]}"#).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("the answer to thread/loaded/list is not understood: ")
-    );
+    assert!(error.to_string().starts_with("the answer to thread/loaded/list is not understood: "));
     assert!(!error.to_string().contains("secret"));
 }
 
@@ -105,12 +80,7 @@ fn a_joined_thread_says_which_turn_runs() {
     );
     let opened = ThreadOpened::parse(method::THREAD_RESUME, &answer).unwrap();
     assert_eq!(opened.running_turn.as_deref(), Some("b"));
-    assert_eq!(
-        opened.status,
-        ThreadStatus::Active {
-            flags: vec!["waitingOnApproval".to_owned()]
-        }
-    );
+    assert_eq!(opened.status, ThreadStatus::Active { flags: vec!["waitingOnApproval".to_owned()] });
     assert!(opened.turns.unwrap().starts_with(b"[\n"));
 }
 
@@ -124,9 +94,6 @@ fn steer_and_start_are_acknowledged_in_two_shapes() {
 #[test]
 fn the_version_is_read_from_the_user_agent() {
     let answer = br#"{"userAgent":"optio_codex/0.142.5 (Debian 12.0.0; x86_64) xterm (optio_codex; 0.1.0)"}"#;
-    assert_eq!(
-        InitializeResult::parse(answer).unwrap().version(),
-        Some("0.142.5")
-    );
+    assert_eq!(InitializeResult::parse(answer).unwrap().version(), Some("0.142.5"));
     assert_eq!(InitializeResult::default().version(), None);
 }

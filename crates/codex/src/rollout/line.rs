@@ -43,16 +43,9 @@ pub(super) fn read(line: &Line<'_>, current: Option<&str>) -> Says {
     };
     let turn = payload
         .get("turn_id")
-        .or_else(|| {
-            payload
-                .get("internal_chat_message_metadata_passthrough")?
-                .get("turn_id")
-        })
+        .or_else(|| payload.get("internal_chat_message_metadata_passthrough")?.get("turn_id"))
         .and_then(Value::as_str);
-    let scene = Scene {
-        payload: &payload,
-        turn: turn.or(current),
-    };
+    let scene = Scene { payload: &payload, turn: turn.or(current) };
     match (line.r#type.as_str(), what) {
         ("event_msg", "task_started") => turn.map_or(Says::Nothing, |turn| Says::TurnBegan(turn.to_owned())),
         ("event_msg", "task_complete") => Says::TurnEnded(turn.map(str::to_owned), Status::Completed),
@@ -78,26 +71,15 @@ pub(super) fn read(line: &Line<'_>, current: Option<&str>) -> Says {
         ),
         (_, "function_call" | "custom_tool_call" | "local_shell_call") => scene.call(),
         (_, "web_search_call") => {
-            let query = payload
-                .get("action")
-                .and_then(|action| action.get("query"))
-                .and_then(Value::as_str);
+            let query = payload.get("action").and_then(|action| action.get("query")).and_then(Value::as_str);
             let text = query.unwrap_or_default().to_owned();
-            scene.record(
-                scene.word("id").or(scene.word("call_id")),
-                Kind::Search,
-                text,
-                Status::Completed,
-            )
+            scene.record(scene.word("id").or(scene.word("call_id")), Kind::Search, text, Status::Completed)
         }
         (_, "function_call_output" | "custom_tool_call_output") => match scene.word("call_id") {
             Some(id) => Says::CallEnded {
                 id: id.to_owned(),
                 turn: scene.turn.map(str::to_owned),
-                failed: payload
-                    .get("output")
-                    .and_then(Value::as_str)
-                    .is_some_and(is_failure),
+                failed: payload.get("output").and_then(Value::as_str).is_some_and(is_failure),
             },
             None => Says::Nothing,
         },
@@ -108,9 +90,7 @@ pub(super) fn read(line: &Line<'_>, current: Option<&str>) -> Says {
 /// Says whether a tool's output reports a failure: both generations write the exit code into its first lines.
 fn is_failure(output: &str) -> bool {
     output.lines().take(4).any(|line| {
-        let code = line
-            .strip_prefix("Process exited with code ")
-            .or(line.strip_prefix("Exit code: "));
+        let code = line.strip_prefix("Process exited with code ").or(line.strip_prefix("Exit code: "));
         code.is_some_and(|code| code.trim() != "0")
     })
 }
@@ -155,10 +135,8 @@ impl<'a> Scene<'a> {
     fn call(&self) -> Says {
         let id = self.word("call_id").or(self.word("id"));
         let name = self.word("name").unwrap_or("local_shell");
-        let arguments: Value = self
-            .word("arguments")
-            .and_then(|text| serde_json::from_str(text).ok())
-            .unwrap_or_default();
+        let arguments: Value =
+            self.word("arguments").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let (kind, text) = match name {
             "update_plan" => {
                 let steps = arguments.get("plan").cloned().unwrap_or_default();
@@ -183,12 +161,7 @@ impl<'a> Scene<'a> {
             _ => Status::Completed,
         };
         let status = self.word("status").and_then(Status::from_word).unwrap_or(status);
-        self.record(
-            self.word("call_id"),
-            Kind::FileChange,
-            changes(self.payload.get("changes")),
-            status,
-        )
+        self.record(self.word("call_id"), Kind::FileChange, changes(self.payload.get("changes")), status)
     }
 
     /// 0.169's items: the wire's, in PascalCase and with snake_case members.
@@ -196,10 +169,7 @@ impl<'a> Scene<'a> {
         let Some(item) = self.payload.get("item") else {
             return Says::Nothing;
         };
-        let inner = Scene {
-            payload: item,
-            turn: self.turn,
-        };
+        let inner = Scene { payload: item, turn: self.turn };
         let content = |between| texts(item.get("content"), between);
         let (kind, text) = match inner.word("type").unwrap_or_default() {
             "UserMessage" => (Kind::User, content("\n")),
@@ -209,10 +179,7 @@ impl<'a> Scene<'a> {
                 let summary = item.get("summary_text").or(item.get("summary"));
                 (Kind::Reasoning, texts(summary, "\n\n"))
             }
-            "CommandExecution" => (
-                Kind::Command,
-                item.get("command").map(line_of).unwrap_or_default(),
-            ),
+            "CommandExecution" => (Kind::Command, item.get("command").map(line_of).unwrap_or_default()),
             "FileChange" => (Kind::FileChange, changes(item.get("changes"))),
             "McpToolCall" => {
                 let (server, tool) = (inner.word("server").unwrap_or_default(), inner.word("tool"));
@@ -221,10 +188,7 @@ impl<'a> Scene<'a> {
             "WebSearch" => (Kind::Search, inner.word("query").unwrap_or_default().to_owned()),
             _ => return Says::Nothing,
         };
-        let status = inner
-            .word("status")
-            .and_then(Status::from_word)
-            .unwrap_or(Status::Completed);
+        let status = inner.word("status").and_then(Status::from_word).unwrap_or(Status::Completed);
         inner.record(inner.word("id"), kind, text, status)
     }
 }

@@ -22,11 +22,7 @@ impl RolloutName {
         let (time, thread) = stem.is_ascii().then(|| stem.split_at_checked(19)).flatten()?;
         let thread = thread.strip_prefix('-').filter(|thread| is_uuid(thread))?;
         let began = DateTime::strptime("%Y-%m-%dT%H-%M-%S", time).ok()?;
-        Some(Self {
-            file: file.to_owned(),
-            began,
-            thread: thread.to_owned(),
-        })
+        Some(Self { file: file.to_owned(), began, thread: thread.to_owned() })
     }
 }
 

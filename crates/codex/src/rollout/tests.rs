@@ -13,11 +13,7 @@ fn read(text: &str) -> Rollout {
 }
 
 fn shown(rollout: &Rollout) -> Vec<(Kind, &str, Status)> {
-    rollout
-        .conversation()
-        .messages()
-        .map(|m| (m.kind, m.text.as_str(), m.status))
-        .collect()
+    rollout.conversation().messages().map(|m| (m.kind, m.text.as_str(), m.status)).collect()
 }
 
 #[test]
@@ -73,7 +69,9 @@ fn a_command_without_its_end_is_interrupted_with_its_turn() {
     }
     assert_eq!(shown(&rollout)[0], (Kind::Command, "make", Status::InProgress));
     assert_eq!(shown(&rollout)[1], (Kind::Tool, "mcp__s__t", Status::Failed));
-    rollout.line(br#"{"type":"event_msg","payload":{"type":"turn_aborted","turn_id":"u","reason":"interrupted"}}"#);
+    rollout.line(
+        br#"{"type":"event_msg","payload":{"type":"turn_aborted","turn_id":"u","reason":"interrupted"}}"#,
+    );
     assert_eq!(shown(&rollout)[0].2, Status::Interrupted);
 }
 
@@ -102,7 +100,10 @@ fn the_known_thread_is_preferred_to_a_newer_file() {
     let threads = |known: Option<&str>| -> Vec<String> {
         candidates([own, "notes.txt", nested], known).into_iter().map(|name| name.thread).collect()
     };
-    assert_eq!(threads(Some("00000000-0000-7000-8000-00000000000a")), ["00000000-0000-7000-8000-00000000000a"]);
+    assert_eq!(
+        threads(Some("00000000-0000-7000-8000-00000000000a")),
+        ["00000000-0000-7000-8000-00000000000a"]
+    );
     assert_eq!(threads(None).len(), 2);
     assert!(threads(Some("gone"))[0].ends_with('b'), "newest first when the known one has no file");
 }

@@ -16,9 +16,7 @@ fn why(line: &str) -> &'static str {
 #[test]
 fn the_first_server_request_has_id_zero_and_is_a_request() {
     let line = r#"{"method":"item/fileChange/requestApproval","id":0,"params":{"threadId":"t"}}"#;
-    let Incoming::ServerRequest { id, method, params } = routed(line) else {
-        panic!("not a request")
-    };
+    let Incoming::ServerRequest { id, method, params } = routed(line) else { panic!("not a request") };
     assert_eq!(id, RequestId::Int(0));
     assert_eq!(id.to_string(), "0");
     assert_eq!(method, "item/fileChange/requestApproval");
@@ -32,10 +30,7 @@ fn ids_are_written_back_as_they_came() {
         else {
             panic!("{id}")
         };
-        assert_eq!(
-            encode_result(&read, &()),
-            format!(r#"{{"id":{id},"result":null}}"#)
-        );
+        assert_eq!(encode_result(&read, &()), format!(r#"{{"id":{id},"result":null}}"#));
     }
     assert_eq!(RequestId::Text("abc".into()).to_string(), "abc");
 }
@@ -43,15 +38,9 @@ fn ids_are_written_back_as_they_came() {
 #[test]
 fn members_nobody_asked_for_are_skipped() {
     let line = r#" {"emittedAtMs":1,"jsonrpc":"2.0","method":"turn/started","params":{"a":[1, 2]}} "#;
-    let Incoming::Notification { method, params } = routed(line) else {
-        panic!("not a notification")
-    };
+    let Incoming::Notification { method, params } = routed(line) else { panic!("not a notification") };
     assert_eq!(method, "turn/started");
-    assert_eq!(
-        &params[..],
-        br#"{"a":[1, 2]}"#,
-        "the payload keeps its own spelling"
-    );
+    assert_eq!(&params[..], br#"{"a":[1, 2]}"#, "the payload keeps its own spelling");
 }
 
 #[test]
@@ -59,10 +48,7 @@ fn absent_and_null_params_are_an_empty_object() {
     for line in [r#"{"method":"m"}"#, r#"{"method":"m","params":null}"#] {
         assert_eq!(
             routed(line),
-            Incoming::Notification {
-                method: "m".into(),
-                params: Bytes::from_static(b"{}")
-            }
+            Incoming::Notification { method: "m".into(), params: Bytes::from_static(b"{}") }
         );
     }
 }
@@ -71,26 +57,18 @@ fn absent_and_null_params_are_an_empty_object() {
 fn an_answer_of_null_is_an_answer() {
     assert_eq!(
         routed(r#"{"id":3,"result":null}"#),
-        Incoming::Response {
-            id: 3,
-            outcome: Ok(Bytes::from_static(b"null"))
-        }
+        Incoming::Response { id: 3, outcome: Ok(Bytes::from_static(b"null")) }
     );
     assert_eq!(
         routed(r#"{"id":3,"result":{},"error":null}"#),
-        Incoming::Response {
-            id: 3,
-            outcome: Ok(Bytes::from_static(b"{}"))
-        }
+        Incoming::Response { id: 3, outcome: Ok(Bytes::from_static(b"{}")) }
     );
 }
 
 #[test]
 fn a_refusal_of_any_shape_reaches_the_waiter() {
-    let Incoming::Response {
-        id: 9,
-        outcome: Err(error),
-    } = routed(r#"{"error":{"code":-32001,"message":"busy","data":{"x":1}},"id":9}"#)
+    let Incoming::Response { id: 9, outcome: Err(error) } =
+        routed(r#"{"error":{"code":-32001,"message":"busy","data":{"x":1}},"id":9}"#)
     else {
         panic!("not a refusal")
     };
@@ -98,17 +76,10 @@ fn a_refusal_of_any_shape_reaches_the_waiter() {
     assert_eq!(error.to_string(), "busy (code -32001)");
     assert_eq!(error.data.as_deref(), Some(&br#"{"x":1}"#[..]));
 
-    let Incoming::Response {
-        id: 9,
-        outcome: Err(error),
-    } = routed(r#"{"error":"no","id":9}"#)
-    else {
+    let Incoming::Response { id: 9, outcome: Err(error) } = routed(r#"{"error":"no","id":9}"#) else {
         panic!("not a refusal")
     };
-    assert_eq!(
-        (error.code, error.data.as_deref()),
-        (INTERNAL_ERROR, Some(&br#""no""#[..]))
-    );
+    assert_eq!((error.code, error.data.as_deref()), (INTERNAL_ERROR, Some(&br#""no""#[..])));
 }
 
 #[test]
@@ -118,40 +89,22 @@ fn what_is_not_the_protocol_is_foreign_and_kept() {
     assert_eq!(why("[1,\"m\"]"), "not a JSON object");
     assert_eq!(why("{\"method\":"), "not JSON");
     assert_eq!(why("{\"a\":\"\u{0}\"}"), "not JSON");
-    assert_eq!(
-        why(r#"{"method":"a","method":"b"}"#),
-        "an envelope member appears twice"
-    );
+    assert_eq!(why(r#"{"method":"a","method":"b"}"#), "an envelope member appears twice");
     assert_eq!(why(r#"{"method":7}"#), "method is not a string");
     assert_eq!(why(r#"{"method":"m","params":[1]}"#), "params is not an object");
-    assert_eq!(
-        why(r#"{"method":"m","id":1.5}"#),
-        "id is neither an integer nor a string"
-    );
-    assert_eq!(
-        why(r#"{"method":"m","id":null}"#),
-        "id is neither an integer nor a string"
-    );
-    assert_eq!(
-        why(r#"{"id":"7","result":{}}"#),
-        "an answer to no request of ours"
-    );
+    assert_eq!(why(r#"{"method":"m","id":1.5}"#), "id is neither an integer nor a string");
+    assert_eq!(why(r#"{"method":"m","id":null}"#), "id is neither an integer nor a string");
+    assert_eq!(why(r#"{"id":"7","result":{}}"#), "an answer to no request of ours");
     assert_eq!(why(r#"{"id":-1,"result":{}}"#), "an answer to no request of ours");
     assert_eq!(why(r#"{"id":7}"#), "an answer without result or error");
     assert_eq!(why(r#"{"x":1}"#), "neither method nor id");
-    let Incoming::Foreign { line, .. } = routed(" junk \n") else {
-        panic!("junk")
-    };
+    let Incoming::Foreign { line, .. } = routed(" junk \n") else { panic!("junk") };
     assert_eq!(&line[..], b"junk");
 }
 
 #[test]
 fn nesting_of_any_depth_is_one_pass() {
-    let deep = format!(
-        r#"{{"method":"m","params":{{"a":{}{}}}}}"#,
-        "[".repeat(100_000),
-        "]".repeat(100_000)
-    );
+    let deep = format!(r#"{{"method":"m","params":{{"a":{}{}}}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     assert!(matches!(routed(&deep), Incoming::Notification { .. }));
 }
 
@@ -166,15 +119,10 @@ fn is_within(line: &Bytes, part: &Bytes) -> bool {
 
 fn check_sharing(line: &Bytes) {
     match route(line.clone()) {
-        Incoming::Response {
-            outcome: Ok(part), ..
-        }
-        | Incoming::Foreign { line: part, .. } => {
+        Incoming::Response { outcome: Ok(part), .. } | Incoming::Foreign { line: part, .. } => {
             assert!(is_within(line, &part));
         }
-        Incoming::Response {
-            outcome: Err(error), ..
-        } => {
+        Incoming::Response { outcome: Err(error), .. } => {
             assert!(error.data.is_none_or(|part| is_within(line, &part)));
         }
         Incoming::ServerRequest { params, .. } | Incoming::Notification { params, .. } => {

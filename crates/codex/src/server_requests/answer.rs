@@ -79,10 +79,7 @@ impl Approval {
             permissions: &'a RawValue,
             scope: &'static str,
         }
-        let asked = self
-            .changes
-            .as_deref()
-            .and_then(|raw| serde_json::from_slice::<&RawValue>(raw).ok());
+        let asked = self.changes.as_deref().and_then(|raw| serde_json::from_slice::<&RawValue>(raw).ok());
         let nothing = serde_json::from_str::<&RawValue>("{}").expect("an empty object is JSON");
         let (permissions, scope) = match decision {
             Decision::Accept => (asked.unwrap_or(nothing), "turn"),
@@ -126,19 +123,11 @@ impl Question {
         let form = |action, content| encode_result(&self.id, &Form { action, content });
         match (self.kind, reply) {
             (QuestionKind::UserInput, Reply::Answers(given)) => {
-                let answers = given
-                    .iter()
-                    .map(|(id, answers)| (id.as_str(), Answer { answers }))
-                    .collect();
+                let answers = given.iter().map(|(id, answers)| (id.as_str(), Answer { answers })).collect();
                 encode_result(&self.id, &Words { answers })
             }
             // The method has no word for a refusal; no answers is what it gets.
-            (QuestionKind::UserInput, _) => encode_result(
-                &self.id,
-                &Words {
-                    answers: BTreeMap::new(),
-                },
-            ),
+            (QuestionKind::UserInput, _) => encode_result(&self.id, &Words { answers: BTreeMap::new() }),
             (QuestionKind::Elicitation, Reply::Content(content)) => form("accept", content.as_deref()),
             (QuestionKind::Elicitation, Reply::Cancel) => form("cancel", None),
             (QuestionKind::Elicitation, _) => form("decline", None),
@@ -159,14 +148,5 @@ pub(super) fn failed_tool_call(id: &RequestId, why: &str) -> String {
         r#type: &'static str,
         text: &'a str,
     }
-    encode_result(
-        id,
-        &Failed {
-            success: false,
-            content_items: [Content {
-                r#type: "inputText",
-                text: why,
-            }],
-        },
-    )
+    encode_result(id, &Failed { success: false, content_items: [Content { r#type: "inputText", text: why }] })
 }

@@ -13,33 +13,19 @@ fn idle() -> Turns {
 }
 
 fn refusal() -> RpcError {
-    RpcError {
-        code: -32600,
-        message: "no active turn to steer".to_owned(),
-        data: None,
-    }
+    RpcError { code: -32600, message: "no active turn to steer".to_owned(), data: None }
 }
 
 fn ended(turn: &str, status: TurnStatus, messages: &[MessageId]) -> Effect {
-    Effect::TurnEnded {
-        turn: turn.to_owned(),
-        status: Some(status),
-        messages: messages.to_vec(),
-    }
+    Effect::TurnEnded { turn: turn.to_owned(), status: Some(status), messages: messages.to_vec() }
 }
 
 fn joined(message: MessageId, turn: &str, delivery: Delivery) -> Effect {
-    Effect::Joined {
-        message,
-        turn: turn.to_owned(),
-        delivery,
-    }
+    Effect::Joined { message, turn: turn.to_owned(), delivery }
 }
 
 fn begun(turn: &str) -> Effect {
-    Effect::TurnStarted {
-        turn: turn.to_owned(),
-    }
+    Effect::TurnStarted { turn: turn.to_owned() }
 }
 
 #[test]
@@ -50,15 +36,9 @@ fn a_message_to_an_idle_thread_begins_a_turn_and_its_end_answers_it() {
     assert!(turns.is_pending());
     assert_eq!(turns.start_answered(message, Ok("a".into())), []);
     assert_eq!(turns.current(), None, "an acknowledged id is not a running turn");
-    assert_eq!(
-        turns.started("a"),
-        [begun("a"), joined(message, "a", Delivery::Start)]
-    );
+    assert_eq!(turns.started("a"), [begun("a"), joined(message, "a", Delivery::Start)]);
     assert_eq!(turns.current(), Some("a"));
-    assert_eq!(
-        turns.completed("a", TurnStatus::Completed),
-        [ended("a", TurnStatus::Completed, &[message])]
-    );
+    assert_eq!(turns.completed("a", TurnStatus::Completed), [ended("a", TurnStatus::Completed, &[message])]);
     assert!(!turns.is_pending());
 }
 
@@ -67,14 +47,8 @@ fn a_turn_may_begin_before_its_acknowledgement() {
     let mut turns = idle();
     let (message, _) = turns.submit();
     assert_eq!(turns.started("a"), [begun("a")]);
-    assert_eq!(
-        turns.start_answered(message, Ok("a".into())),
-        [joined(message, "a", Delivery::Start)]
-    );
-    assert_eq!(
-        turns.completed("a", TurnStatus::Failed),
-        [ended("a", TurnStatus::Failed, &[message])]
-    );
+    assert_eq!(turns.start_answered(message, Ok("a".into())), [joined(message, "a", Delivery::Start)]);
+    assert_eq!(turns.completed("a", TurnStatus::Failed), [ended("a", TurnStatus::Failed, &[message])]);
     assert!(!turns.is_pending());
 }
 
@@ -83,15 +57,9 @@ fn a_turn_may_even_end_before_its_acknowledgement() {
     let mut turns = idle();
     let (message, _) = turns.submit();
     turns.started("a");
-    assert_eq!(
-        turns.completed("a", TurnStatus::Completed),
-        [ended("a", TurnStatus::Completed, &[])]
-    );
+    assert_eq!(turns.completed("a", TurnStatus::Completed), [ended("a", TurnStatus::Completed, &[])]);
     assert!(turns.is_pending());
-    assert_eq!(
-        turns.start_answered(message, Ok("a".into())),
-        [joined(message, "a", Delivery::Start)]
-    );
+    assert_eq!(turns.start_answered(message, Ok("a".into())), [joined(message, "a", Delivery::Start)]);
     assert!(!turns.is_pending());
 }
 
@@ -100,21 +68,9 @@ fn a_message_while_a_turn_runs_is_steering() {
     let mut turns = idle();
     turns.started("a");
     let (message, effects) = turns.submit();
-    assert_eq!(
-        effects,
-        [Effect::Steer {
-            message,
-            turn: "a".into()
-        }]
-    );
-    assert_eq!(
-        turns.steer_answered(message, Ok(())),
-        [joined(message, "a", Delivery::Steer)]
-    );
-    assert_eq!(
-        turns.completed("a", TurnStatus::Completed),
-        [ended("a", TurnStatus::Completed, &[message])]
-    );
+    assert_eq!(effects, [Effect::Steer { message, turn: "a".into() }]);
+    assert_eq!(turns.steer_answered(message, Ok(())), [joined(message, "a", Delivery::Steer)]);
+    assert_eq!(turns.completed("a", TurnStatus::Completed), [ended("a", TurnStatus::Completed, &[message])]);
 }
 
 #[test]
@@ -122,21 +78,14 @@ fn a_message_behind_a_start_waits_for_the_turn_id() {
     let mut turns = idle();
     let (first, _) = turns.submit();
     let (second, effects) = turns.submit();
-    assert_eq!(
-        effects,
-        [],
-        "a second turn/start would be folded into the first and leave a phantom id"
-    );
+    assert_eq!(effects, [], "a second turn/start would be folded into the first and leave a phantom id");
     turns.start_answered(first, Ok("a".into()));
     assert_eq!(
         turns.started("a"),
         [
             begun("a"),
             joined(first, "a", Delivery::Start),
-            Effect::Steer {
-                message: second,
-                turn: "a".into()
-            }
+            Effect::Steer { message: second, turn: "a".into() }
         ]
     );
 }
@@ -164,11 +113,7 @@ fn an_interrupt_before_the_turn_id_is_known_is_sent_when_it_is() {
     turns.start_answered(message, Ok("a".into()));
     assert_eq!(
         turns.started("a"),
-        [
-            begun("a"),
-            joined(message, "a", Delivery::Start),
-            Effect::Interrupt { turn: "a".into() }
-        ]
+        [begun("a"), joined(message, "a", Delivery::Start), Effect::Interrupt { turn: "a".into() }]
     );
     assert_eq!(turns.interrupt(), Ok(vec![]), "asked once is enough");
     turns.completed("a", TurnStatus::Interrupted);
@@ -180,23 +125,14 @@ fn what_was_held_at_an_interrupt_is_given_back_and_what_comes_after_begins_the_n
     let mut turns = idle();
     let (first, _) = turns.submit();
     let (held, _) = turns.submit();
-    assert_eq!(
-        turns.interrupt(),
-        Ok(vec![Effect::GivenBack {
-            message: held,
-            why: GivenBack::Interrupted
-        }])
-    );
+    assert_eq!(turns.interrupt(), Ok(vec![Effect::GivenBack { message: held, why: GivenBack::Interrupted }]));
     let (after, effects) = turns.submit();
     assert_eq!(effects, []);
     turns.start_answered(first, Ok("a".into()));
     turns.started("a");
     assert_eq!(
         turns.completed("a", TurnStatus::Interrupted),
-        [
-            ended("a", TurnStatus::Interrupted, &[first]),
-            Effect::Start { message: after }
-        ]
+        [ended("a", TurnStatus::Interrupted, &[first]), Effect::Start { message: after }]
     );
 }
 
@@ -205,21 +141,14 @@ fn a_refused_steer_begins_a_turn_once_the_old_one_is_over() {
     let mut turns = idle();
     turns.started("a");
     let (message, _) = turns.submit();
-    assert_eq!(
-        turns.steer_answered(message, Err(refusal())),
-        [],
-        "the turn that refused is not asked again"
-    );
+    assert_eq!(turns.steer_answered(message, Err(refusal())), [], "the turn that refused is not asked again");
     assert_eq!(
         turns.completed("a", TurnStatus::Completed),
         [ended("a", TurnStatus::Completed, &[]), Effect::Start { message }]
     );
     assert_eq!(
         turns.start_answered(message, Err(refusal())),
-        [Effect::GivenBack {
-            message,
-            why: GivenBack::Refused(refusal())
-        }]
+        [Effect::GivenBack { message, why: GivenBack::Refused(refusal()) }]
     );
     assert!(!turns.is_pending());
 }
@@ -228,15 +157,9 @@ fn a_refused_steer_begins_a_turn_once_the_old_one_is_over() {
 fn a_refused_interrupt_can_be_asked_again() {
     let mut turns = idle();
     turns.started("a");
-    assert_eq!(
-        turns.interrupt(),
-        Ok(vec![Effect::Interrupt { turn: "a".into() }])
-    );
+    assert_eq!(turns.interrupt(), Ok(vec![Effect::Interrupt { turn: "a".into() }]));
     assert_eq!(turns.interrupt_refused("a"), []);
-    assert_eq!(
-        turns.interrupt(),
-        Ok(vec![Effect::Interrupt { turn: "a".into() }])
-    );
+    assert_eq!(turns.interrupt(), Ok(vec![Effect::Interrupt { turn: "a".into() }]));
 }
 
 #[test]
@@ -266,13 +189,7 @@ fn a_reconnect_in_the_middle_of_a_turn_goes_on_with_it() {
     assert_eq!(turns.detached(), [Effect::Unconfirmed { message: lost }]);
     let (held, effects) = turns.submit();
     assert_eq!(effects, []);
-    assert_eq!(
-        turns.attached(&ACTIVE, Some("a")),
-        [Effect::Steer {
-            message: held,
-            turn: "a".into()
-        }]
-    );
+    assert_eq!(turns.attached(&ACTIVE, Some("a")), [Effect::Steer { message: held, turn: "a".into() }]);
     turns.steer_answered(held, Ok(()));
     assert_eq!(
         turns.completed("a", TurnStatus::Completed),
@@ -289,11 +206,7 @@ fn a_turn_that_ended_while_nobody_listened_is_ended_at_the_reconnect() {
     turns.detached();
     assert_eq!(
         turns.attached(&ThreadStatus::Idle, None),
-        [Effect::TurnEnded {
-            turn: "a".into(),
-            status: None,
-            messages: vec![message]
-        }]
+        [Effect::TurnEnded { turn: "a".into(), status: None, messages: vec![message] }]
     );
     assert!(!turns.is_pending());
 }
@@ -309,10 +222,7 @@ fn a_start_that_was_only_acknowledged_is_found_ended_or_running_after_a_reconnec
             true => turns.attached(&ACTIVE, Some("a")),
             false => turns.attached(&ThreadStatus::Idle, None),
         };
-        assert!(
-            effects.contains(&joined(message, "a", Delivery::Start)),
-            "{effects:?}"
-        );
+        assert!(effects.contains(&joined(message, "a", Delivery::Start)), "{effects:?}");
         assert_eq!(turns.is_pending(), is_running);
     }
 }
@@ -323,15 +233,8 @@ fn an_adopted_turn_without_a_name_is_interrupted_when_it_is_mentioned() {
     turns.attached(&ACTIVE, None);
     assert_eq!(turns.interrupt(), Ok(vec![]));
     let delta = br#"{"threadId":"own","turnId":"late","itemId":"i"}"#;
-    assert_eq!(
-        turns.notification("item/completed", delta),
-        [Effect::Interrupt { turn: "late".into() }]
-    );
-    assert_eq!(
-        turns.interrupt_refused("late"),
-        [],
-        "it was a late item of the turn before"
-    );
+    assert_eq!(turns.notification("item/completed", delta), [Effect::Interrupt { turn: "late".into() }]);
+    assert_eq!(turns.interrupt_refused("late"), [], "it was a late item of the turn before");
     let delta = br#"{"threadId":"own","turnId":"b","itemId":"i","delta":"x"}"#;
     assert_eq!(
         turns.notification("item/agentMessage/delta", delta),
@@ -351,10 +254,7 @@ fn notifications_of_the_new_connection_beat_the_answer_that_came_after_them() {
 fn a_reattach_without_a_word_about_the_break_settles_what_was_on_its_way() {
     let mut turns = idle();
     let (message, _) = turns.submit();
-    assert_eq!(
-        turns.attached(&ThreadStatus::Idle, None),
-        [Effect::Unconfirmed { message }]
-    );
+    assert_eq!(turns.attached(&ThreadStatus::Idle, None), [Effect::Unconfirmed { message }]);
     assert!(!turns.is_pending());
 }
 
@@ -366,13 +266,7 @@ fn a_runaway_sender_is_told() {
         assert_eq!(turns.submit().1, []);
     }
     let (message, effects) = turns.submit();
-    assert_eq!(
-        effects,
-        [Effect::GivenBack {
-            message,
-            why: GivenBack::TooMany
-        }]
-    );
+    assert_eq!(effects, [Effect::GivenBack { message, why: GivenBack::TooMany }]);
 }
 
 #[test]
@@ -386,24 +280,11 @@ fn the_end_of_the_process_settles_everything() {
         turns.close(),
         [
             Effect::Unconfirmed { message: steered },
-            Effect::TurnEnded {
-                turn: "a".into(),
-                status: None,
-                messages: vec![]
-            },
-            Effect::GivenBack {
-                message: held,
-                why: GivenBack::Closed
-            },
+            Effect::TurnEnded { turn: "a".into(), status: None, messages: vec![] },
+            Effect::GivenBack { message: held, why: GivenBack::Closed },
         ]
     );
     assert!(!turns.is_pending());
     let (message, effects) = turns.submit();
-    assert_eq!(
-        effects,
-        [Effect::GivenBack {
-            message,
-            why: GivenBack::Closed
-        }]
-    );
+    assert_eq!(effects, [Effect::GivenBack { message, why: GivenBack::Closed }]);
 }

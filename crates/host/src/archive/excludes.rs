@@ -26,10 +26,7 @@ enum Token {
     One(u32),
     AnyOne,
     AnyRun,
-    Class {
-        negated: bool,
-        ranges: Vec<RangeInclusive<u32>>,
-    },
+    Class { negated: bool, ranges: Vec<RangeInclusive<u32>> },
 }
 
 impl Excludes {
@@ -38,11 +35,7 @@ impl Excludes {
         let mut excludes = Self::default();
         for pattern in patterns {
             let pattern = pattern.as_ref();
-            let refuse = |why| HostError::Refused {
-                what: "exclude pattern",
-                value: pattern.to_owned(),
-                why,
-            };
+            let refuse = |why| HostError::Refused { what: "exclude pattern", value: pattern.to_owned(), why };
             let text = pattern.trim_end_matches('/');
             if text.is_empty() {
                 return Err(refuse("it names nothing"));

@@ -42,10 +42,7 @@ pub(super) fn extract(from: impl Read, codec: Codec, into: &std::path::Path) -> 
 
 fn members(from: impl Read, root: OwnedFd) -> Result<()> {
     let meter = Rc::new(Meter::default());
-    let mut archive = Archive::new(Metered {
-        inner: from,
-        meter: meter.clone(),
-    });
+    let mut archive = Archive::new(Metered { inner: from, meter: meter.clone() });
     let mut tree = Tree::new(root)?;
     let mut count = 0;
     meter.allow(MAX_HEADERS);
@@ -246,23 +243,14 @@ impl Tree {
     /// cannot lead out either.
     fn hard_link(&mut self, path: &[u8], first: &[u8]) -> Result<()> {
         let first = safe(first)?;
-        let missing = || {
-            bad(format!(
-                "{} is a link to {}, which is not in it",
-                shown(path),
-                shown(&first)
-            ))
-        };
+        let missing = || bad(format!("{} is a link to {}, which is not in it", shown(path), shown(&first)));
         if first == path {
             return Ok(());
         }
         let (first_parent, first_name) = split(&first);
         let from = open_dir(self.root.as_fd(), first_parent).map_err(|_| missing())?;
         let stat = statat(&from, first_name, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| missing())?;
-        if !matches!(
-            FileType::from_raw_mode(stat.st_mode),
-            FileType::RegularFile | FileType::Symlink
-        ) {
+        if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Symlink) {
             return Err(missing());
         }
         let (parent, name) = split(path);
@@ -294,20 +282,12 @@ impl Tree {
             return Ok(());
         }
         let failed = |errno: Errno| HostError::io(format!("opening {}", shown(path)), errno.into());
-        let below = path
-            .strip_prefix(&self.parent_path[..])
-            .filter(|rest| rest.first() == Some(&b'/'));
+        let below = path.strip_prefix(&self.parent_path[..]).filter(|rest| rest.first() == Some(&b'/'));
         let (mut dir, mut at, rest) = match below {
-            Some(rest) => (
-                open_dir(self.parent.as_fd(), b"").map_err(failed)?,
-                self.parent_path.clone(),
-                rest,
-            ),
-            None => (
-                open_dir(self.root.as_fd(), b"").map_err(failed)?,
-                Vec::new(),
-                path,
-            ),
+            Some(rest) => {
+                (open_dir(self.parent.as_fd(), b"").map_err(failed)?, self.parent_path.clone(), rest)
+            }
+            None => (open_dir(self.root.as_fd(), b"").map_err(failed)?, Vec::new(), path),
         };
         for segment in segments(rest) {
             at = join(&at, segment);
@@ -317,10 +297,7 @@ impl Tree {
                     openat(&dir, segment, DIRECTORY, Mode::empty()).map_err(failed)?
                 }
                 Err(Errno::LOOP | Errno::NOTDIR) => {
-                    return Err(bad(format!(
-                        "it writes through {}, which is no directory",
-                        shown(&at)
-                    )));
+                    return Err(bad(format!("it writes through {}, which is no directory", shown(&at))));
                 }
                 other => other.map_err(failed)?,
             };
@@ -390,14 +367,8 @@ fn target<R: Read>(entry: &Entry<'_, R>, name: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn times(mtime: i64) -> Timestamps {
-    let at = Timespec {
-        tv_sec: mtime,
-        tv_nsec: 0,
-    };
-    Timestamps {
-        last_access: at,
-        last_modification: at,
-    }
+    let at = Timespec { tv_sec: mtime, tv_nsec: 0 };
+    Timestamps { last_access: at, last_modification: at }
 }
 
 /// Gives every directory beneath `path` back to its owner, so that the tree can be removed.

@@ -23,10 +23,7 @@ pub(super) struct Members<W: Write> {
 
 impl<W: Write> Members<W> {
     pub(super) fn new(out: W) -> Self {
-        Self {
-            out,
-            buffer: vec![0; READ_BUFFER],
-        }
+        Self { out, buffer: vec![0; READ_BUFFER] }
     }
 
     /// Writes a member without content: a directory, or a link to `target`.
@@ -154,9 +151,7 @@ mod tests {
 
     #[test]
     fn a_read_error_is_an_error_and_not_zeros() {
-        let error = Members::new(Vec::new())
-            .file(b"a", &stat(), 10, Broken)
-            .unwrap_err();
+        let error = Members::new(Vec::new()).file(b"a", &stat(), 10, Broken).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(5));
     }
 

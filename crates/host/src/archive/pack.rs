@@ -35,30 +35,15 @@ const LEVEL: i32 = 1;
 static WALKS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(super::restore::cores())));
 
 enum State {
-    Idle {
-        workdir: PathBuf,
-        excludes: Excludes,
-        codec: Codec,
-    },
-    Running {
-        chunks: mpsc::Receiver<Bytes>,
-        walk: JoinHandle<Result<()>>,
-    },
+    Idle { workdir: PathBuf, excludes: Excludes, codec: Codec },
+    Running { chunks: mpsc::Receiver<Bytes>, walk: JoinHandle<Result<()>> },
 }
 
 pub(super) fn stream(workdir: PathBuf, excludes: Excludes, codec: Codec) -> ByteStream {
-    let idle = State::Idle {
-        workdir,
-        excludes,
-        codec,
-    };
+    let idle = State::Idle { workdir, excludes, codec };
     Box::pin(stream::unfold(Some(idle), |state| async {
         let (mut chunks, walk) = match state? {
-            State::Idle {
-                workdir,
-                excludes,
-                codec,
-            } => start(workdir, excludes, codec).await,
+            State::Idle { workdir, excludes, codec } => start(workdir, excludes, codec).await,
             State::Running { chunks, walk } => (chunks, walk),
         };
         if let Some(chunk) = chunks.recv().await {
@@ -78,23 +63,11 @@ async fn start(
     excludes: Excludes,
     codec: Codec,
 ) -> (mpsc::Receiver<Bytes>, JoinHandle<Result<()>>) {
-    let turn = WALKS
-        .clone()
-        .acquire_owned()
-        .await
-        .expect("the semaphore is never closed");
+    let turn = WALKS.clone().acquire_owned().await.expect("the semaphore is never closed");
     let (tx, chunks) = mpsc::channel(CHUNKS_AHEAD);
     let walk = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        write(
-            &workdir,
-            &excludes,
-            codec,
-            Chunks {
-                tx,
-                buffer: Vec::new(),
-            },
-        )
+        write(&workdir, &excludes, codec, Chunks { tx, buffer: Vec::new() })
     });
     (chunks, walk)
 }
@@ -123,9 +96,7 @@ impl Write for Chunks {
             return Ok(());
         }
         let chunk = Bytes::from(std::mem::take(&mut self.buffer));
-        self.tx
-            .blocking_send(chunk)
-            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        self.tx.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 }
 
@@ -135,12 +106,7 @@ fn write(workdir: &Path, excludes: &Excludes, codec: Codec, chunks: Chunks) -> R
     let mut chunks = match codec {
         Codec::Gzip => {
             let level = flate2::Compression::new(LEVEL.unsigned_abs());
-            let out = walk(
-                workdir,
-                excludes,
-                &reader,
-                flate2::write::GzEncoder::new(chunks, level),
-            )?;
+            let out = walk(workdir, excludes, &reader, flate2::write::GzEncoder::new(chunks, level))?;
             out.finish().map_err(failed)?
         }
         Codec::Zstd => {
@@ -178,17 +144,11 @@ struct Walk<'a, W: Write> {
 
 fn walk<W: Write>(workdir: &Path, excludes: &Excludes, reader: &mpsc::Sender<Bytes>, out: W) -> Result<W> {
     let failed = |path: &[u8], source| {
-        let at = if path.is_empty() {
-            String::new()
-        } else {
-            format!("/{}", shown(path))
-        };
+        let at = if path.is_empty() { String::new() } else { format!("/{}", shown(path)) };
         HostError::io(format!("packing {}{at}", workdir.display()), source)
     };
     let root = open_root(workdir).map_err(|errno| match errno {
-        Errno::NOENT => HostError::NotFound {
-            path: workdir.display().to_string(),
-        },
+        Errno::NOENT => HostError::NotFound { path: workdir.display().to_string() },
         other => failed(b"", other.into()),
     })?;
     let mut walk = Walk {
@@ -199,8 +159,7 @@ fn walk<W: Write>(workdir: &Path, excludes: &Excludes, reader: &mpsc::Sender<Byt
         first_names: HashMap::new(),
     };
     while let Some(path) = walk.waiting.pop() {
-        walk.directory(root.as_fd(), &path)
-            .map_err(|(path, source)| failed(&path, source))?;
+        walk.directory(root.as_fd(), &path).map_err(|(path, source)| failed(&path, source))?;
     }
     walk.members.finish().map_err(|source| failed(b"", source))
 }
@@ -242,9 +201,7 @@ impl<W: Write> Walk<'_, W> {
         };
         if !path.is_empty() {
             let stat = fstat(&dir).map_err(|errno| failed(errno.into()))?;
-            self.members
-                .empty(EntryType::Directory, path, b"", &stat)
-                .map_err(failed)?;
+            self.members.empty(EntryType::Directory, path, b"", &stat).map_err(failed)?;
         }
         let names = Dir::read_from(&dir).map_err(|errno| failed(errno.into()))?;
         for entry in names {
@@ -302,9 +259,7 @@ impl<W: Write> Walk<'_, W> {
         let facts = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
             .and_then(|stat| readlinkat(dir, name, Vec::new()).map(|target| (stat, target)));
         match facts {
-            Ok((stat, target)) => self
-                .members
-                .empty(EntryType::Symlink, path, target.as_bytes(), &stat),
+            Ok((stat, target)) => self.members.empty(EntryType::Symlink, path, target.as_bytes(), &stat),
             // EINVAL: it is no link any more.
             Err(errno) if vanished(errno) || errno == Errno::INVAL => {
                 skipped(path, "it vanished");
@@ -335,15 +290,7 @@ impl<W: Write> Walk<'_, W> {
             return self.members.empty(EntryType::Link, path, first, &stat);
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let short = self.members.file(
-            path,
-            &stat,
-            size,
-            WhileRead {
-                file,
-                reader: self.reader,
-            },
-        )?;
+        let short = self.members.file(path, &stat, size, WhileRead { file, reader: self.reader })?;
         if short {
             tracing::warn!(path = %shown(path), "a file shrank while it was packed; its end is zeros");
         }

@@ -67,11 +67,7 @@ async fn feed(
     mut stream: ByteStream,
     work: impl FnOnce(&mut Feed) -> Result<()> + Send + 'static,
 ) -> Result<()> {
-    let turn = EXTRACTIONS
-        .clone()
-        .acquire_owned()
-        .await
-        .expect("the semaphore is never closed");
+    let turn = EXTRACTIONS.clone().acquire_owned().await.expect("the semaphore is never closed");
     let (tx, chunks) = mpsc::channel(CHUNKS_AHEAD);
     // Dropped with this future; how the thread learns that nobody waits for it any more.
     let (wanted, _waiting) = oneshot::channel();
@@ -107,11 +103,7 @@ async fn feed(
 
 impl Feed {
     fn reader(&mut self) -> impl Read + '_ {
-        Reader {
-            chunks: &mut self.chunks,
-            current: Bytes::new(),
-            ended: false,
-        }
+        Reader { chunks: &mut self.chunks, current: Bytes::new(), ended: false }
     }
 
     fn still_wanted(&self) -> Result<()> {
@@ -138,10 +130,7 @@ impl Read for Reader<'_> {
                 Some(Fed::Chunk(chunk)) => self.current = chunk,
                 Some(Fed::End) => self.ended = true,
                 None => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::ConnectionAborted,
-                        "the stream broke off",
-                    ));
+                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the stream broke off"));
                 }
             }
         }
@@ -185,10 +174,7 @@ impl Drop for Fresh {
 /// Puts `fresh` where `workdir` is; what was there goes away with `fresh`'s name.
 fn exchange(mut fresh: Fresh, workdir: &Path) -> Result<()> {
     let failed = |errno: Errno| {
-        HostError::io(
-            format!("putting the archive in place of {}", workdir.display()),
-            errno.into(),
-        )
+        HostError::io(format!("putting the archive in place of {}", workdir.display()), errno.into())
     };
     match renameat_with(CWD, &fresh.path, CWD, workdir, RenameFlags::EXCHANGE) {
         Ok(()) => return Ok(()),
@@ -202,12 +188,8 @@ fn exchange(mut fresh: Fresh, workdir: &Path) -> Result<()> {
         Err(errno) => return Err(failed(errno)),
     }
     let aside = sibling(workdir, OLD)?;
-    let in_words = |source| {
-        HostError::io(
-            format!("putting the archive in place of {}", workdir.display()),
-            source,
-        )
-    };
+    let in_words =
+        |source| HostError::io(format!("putting the archive in place of {}", workdir.display()), source);
     fs::rename(workdir, &aside).map_err(in_words)?;
     if let Err(error) = fs::rename(&fresh.path, workdir) {
         fs::rename(&aside, workdir).map_err(in_words)?;
@@ -253,10 +235,7 @@ fn remove_leftovers(workdir: &Path) -> Result<()> {
         if name.as_bytes().starts_with(old.as_bytes()) && is_missing(workdir) {
             // The crash came between the two renames of a file system that cannot exchange.
             fs::rename(parent.join(&name), workdir).map_err(failed)?;
-        } else if [&new, &old]
-            .iter()
-            .any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
-        {
+        } else if [&new, &old].iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes())) {
             leftovers.push(parent.join(name));
         }
     }

@@ -57,9 +57,7 @@ pub(super) fn pack(tree: &Tree, workdir: &Path, excludes: &Excludes, codec: Code
 /// Reads an archive of [`pack`] as paths relative to the workdir.
 pub(super) fn unpack(packed: &[u8], codec: Codec) -> Result<Vec<(PathBuf, Node)>> {
     let bad = |why: &str| HostError::BadArchive(why.to_owned());
-    let (header, tar) = packed
-        .split_at_checked(HEADER)
-        .ok_or_else(|| bad("it is cut short"))?;
+    let (header, tar) = packed.split_at_checked(HEADER).ok_or_else(|| bad("it is cut short"))?;
     if !header.starts_with(MAGIC) {
         return Err(bad("no fake host has made it"));
     }
@@ -78,19 +76,14 @@ pub(super) fn unpack(packed: &[u8], codec: Codec) -> Result<Vec<(PathBuf, Node)>
         let node = match entry.header().entry_type() {
             tar::EntryType::Directory => Node::Dir,
             tar::EntryType::Symlink => {
-                let target = entry
-                    .link_name()
-                    .map_err(unreadable)?
-                    .ok_or_else(|| bad("a link has no target"))?;
+                let target =
+                    entry.link_name().map_err(unreadable)?.ok_or_else(|| bad("a link has no target"))?;
                 Node::Link(target.into_owned())
             }
             _ => {
                 let mut bytes = Vec::new();
                 entry.read_to_end(&mut bytes).map_err(unreadable)?;
-                Node::File {
-                    bytes: bytes.into(),
-                    mode,
-                }
+                Node::File { bytes: bytes.into(), mode }
             }
         };
         nodes.push((path, node));

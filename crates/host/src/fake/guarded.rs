@@ -37,31 +37,17 @@ impl FakeHost {
         let mut env = self.environment(&spec.env)?;
         env.insert("OPTIO_CODEX_RUN".into(), spec.run_mark);
         let (program, pid) = self.next_program(&spec.argv)?;
-        let with = Start {
-            start: FakeStart::Guard(dir.clone()),
-            argv: spec.argv,
-            env,
-            cwd: spec.cwd,
-        };
+        let with = Start { start: FakeStart::Guard(dir.clone()), argv: spec.argv, env, cwd: spec.cwd };
         let stderr = Arc::default();
         let identity = {
             // Held over the start, so that the agent's first deed finds its guard registered.
             let mut state = self.state();
             if !state.tree.is_dir(dir.path()) {
-                return Err(HostError::NotFound {
-                    path: dir.path().display().to_string(),
-                });
+                return Err(HostError::NotFound { path: dir.path().display().to_string() });
             }
-            if let Some(old) = state
-                .guarded
-                .get(dir.path())
-                .filter(|old| old.process.ended().is_none())
-            {
+            if let Some(old) = state.guarded.get(dir.path()).filter(|old| old.process.ended().is_none()) {
                 let pid = old.process.identity.pid;
-                return Err(HostError::AlreadyRunning {
-                    dir: dir.path().display().to_string(),
-                    pid,
-                });
+                return Err(HostError::AlreadyRunning { dir: dir.path().display().to_string(), pid });
             }
             let (process, pipes) = start(self, &program, with, pid);
             tokio::spawn(discard(pipes.stdout));
@@ -110,11 +96,7 @@ impl FakeHost {
                     guarded.stale = true;
                     guarded.process.signal(Signal::Term);
                 }
-                let after = if guarded.stale {
-                    guarded.kill_after
-                } else {
-                    guarded.term_after
-                };
+                let after = if guarded.stale { guarded.kill_after } else { guarded.term_after };
                 // A killed agent needs no more looks, only its end.
                 let next = (age < guarded.kill_after).then(|| guarded.heartbeat + after);
                 (Arc::clone(&guarded.process), next)
@@ -163,11 +145,7 @@ impl FakeHost {
             Some(status) => {
                 let seen = guarded.recorded.or(guarded.guard.is_some().then_some(status));
                 let status = seen.unwrap_or(ExitStatus::Unknown);
-                AgentState::Exited {
-                    identity,
-                    status,
-                    by_guard: seen.is_some() && guarded.stale,
-                }
+                AgentState::Exited { identity, status, by_guard: seen.is_some() && guarded.stale }
             }
         }
     }
@@ -176,9 +154,7 @@ impl FakeHost {
         let dead = {
             let mut state = self.state();
             let Some(guarded) = state.guarded.get_mut(dir.path()) else {
-                return Err(HostError::NotFound {
-                    path: dir.path().join("guard").display().to_string(),
-                });
+                return Err(HostError::NotFound { path: dir.path().join("guard").display().to_string() });
             };
             guarded.heartbeat = Instant::now();
             guarded.guard.is_none() && guarded.process.ended().is_none()
@@ -191,10 +167,7 @@ impl FakeHost {
 
     pub(super) fn signal_guarded(&self, dir: &TaskDir, signal: Signal) -> bool {
         let state = self.state();
-        let alive = state
-            .guarded
-            .get(dir.path())
-            .filter(|guarded| guarded.process.ended().is_none());
+        let alive = state.guarded.get(dir.path()).filter(|guarded| guarded.process.ended().is_none());
         if let Some(guarded) = alive {
             guarded.process.signal(signal);
         }
@@ -205,11 +178,9 @@ impl FakeHost {
         let gone = async {
             loop {
                 let (process, fewer, leftovers) = match self.state().guarded.get(dir.path()) {
-                    Some(guarded) => (
-                        Arc::clone(&guarded.process),
-                        Arc::clone(&guarded.fewer),
-                        guarded.leftovers,
-                    ),
+                    Some(guarded) => {
+                        (Arc::clone(&guarded.process), Arc::clone(&guarded.fewer), guarded.leftovers)
+                    }
                     None => return,
                 };
                 process.wait().await;

@@ -61,20 +61,14 @@ impl FakeLaunch {
     pub fn listen(&self, at: Dial) -> FakeListener {
         let (incoming, connections) = mpsc::channel(BACKLOG);
         self.host.state().listeners.insert(at.clone(), incoming);
-        FakeListener {
-            at,
-            connections,
-            host: self.host.clone(),
-        }
+        FakeListener { at, connections, host: self.host.clone() }
     }
 
     /// Takes SIGTERM and SIGINT as messages from now on, instead of dying of them. May be called once.
     pub fn catch_signals(&mut self) -> FakeSignals {
         self.catches.store(true, Ordering::SeqCst);
         let (_, none) = mpsc::channel(1);
-        FakeSignals {
-            caught: std::mem::replace(&mut self.caught, none),
-        }
+        FakeSignals { caught: std::mem::replace(&mut self.caught, none) }
     }
 
     /// Leaves processes behind that outlive this program and carry its run mark, until
@@ -185,16 +179,10 @@ pub(super) fn start(host: &FakeHost, program: &Program, with: Start, pid: u32) -
     let (end, ended) = watch::channel(None);
     let killed = CancellationToken::new();
     let catches = Arc::new(AtomicBool::new(false));
-    let ((stdin, its_stdin), (stdout, its_stdout), (stderr, its_stderr)) = (
-        tokio::io::duplex(PIPE),
-        tokio::io::duplex(PIPE),
-        tokio::io::duplex(PIPE),
-    );
+    let ((stdin, its_stdin), (stdout, its_stdout), (stderr, its_stderr)) =
+        (tokio::io::duplex(PIPE), tokio::io::duplex(PIPE), tokio::io::duplex(PIPE));
     // Pids are never reused here, so any start time would do; one that differs from the pid shows mix-ups.
-    let identity = AgentIdentity {
-        pid,
-        start_time: u64::from(pid) * 100,
-    };
+    let identity = AgentIdentity { pid, start_time: u64::from(pid) * 100 };
     let launch = FakeLaunch {
         start: with.start,
         argv: with.argv,
@@ -240,20 +228,8 @@ pub(super) fn start(host: &FakeHost, program: &Program, with: Start, pid: u32) -
         host.note(format!("pid {pid} ended with {status}"));
         end.send_replace(Some(status));
     });
-    let process = Arc::new(Process {
-        identity,
-        signals,
-        killed,
-        ended,
-    });
-    (
-        process,
-        Pipes {
-            stdin,
-            stdout,
-            stderr,
-        },
-    )
+    let process = Arc::new(Process { identity, signals, killed, ended });
+    (process, Pipes { stdin, stdout, stderr })
 }
 
 const SIGABRT: i32 = 6;

@@ -36,13 +36,10 @@ impl Tree {
 
     /// Everything below a path, without the path itself.
     pub(super) fn below(&self, path: &Path) -> impl Iterator<Item = (&PathBuf, &Node)> {
-        self.nodes
-            .range(path.to_path_buf()..)
-            .skip_while(move |(at, _)| *at == path)
-            .take_while({
-                let path = path.to_path_buf();
-                move |(at, _)| at.starts_with(&path)
-            })
+        self.nodes.range(path.to_path_buf()..).skip_while(move |(at, _)| *at == path).take_while({
+            let path = path.to_path_buf();
+            move |(at, _)| at.starts_with(&path)
+        })
     }
 
     /// Makes a directory and all above it, past any rule.
@@ -80,8 +77,7 @@ impl Tree {
     }
 
     fn end_watches_below(&mut self, path: &Path) {
-        self.watches
-            .retain(|(_, target, _)| target == path || !target.starts_with(path));
+        self.watches.retain(|(_, target, _)| target == path || !target.starts_with(path));
     }
 
     pub(super) fn watch(&mut self, dir: &TaskDir, path: &RelPath) -> Result<(u64, mpsc::Receiver<()>)> {
@@ -98,11 +94,8 @@ impl Tree {
 
     /// Checks that only directories lead to `path`, up from the task directory.
     fn walk(&self, dir: &TaskDir, path: &Path) -> Result<()> {
-        let mut above: Vec<_> = path
-            .ancestors()
-            .skip(1)
-            .take_while(|at| at.starts_with(dir.path()))
-            .collect();
+        let mut above: Vec<_> =
+            path.ancestors().skip(1).take_while(|at| at.starts_with(dir.path())).collect();
         above.reverse();
         for at in above {
             match self.nodes.get(at) {
@@ -156,27 +149,17 @@ impl Tree {
         if self.is_dir(&target) {
             return Err(system("write", &target, io::ErrorKind::IsADirectory));
         }
-        self.put(
-            &target,
-            Node::File {
-                bytes,
-                mode: mode & 0o777,
-            },
-        );
+        self.put(&target, Node::File { bytes, mode: mode & 0o777 });
         Ok(())
     }
 
     pub(super) fn append(&mut self, dir: &TaskDir, path: &RelPath, bytes: &[u8]) -> Result<()> {
         let target = self.make_parents(dir, path)?;
         let node = match self.nodes.get(&target) {
-            None => Node::File {
-                bytes: Bytes::copy_from_slice(bytes),
-                mode: 0o600,
-            },
-            Some(Node::File { bytes: old, mode }) => Node::File {
-                bytes: [old, bytes].concat().into(),
-                mode: *mode,
-            },
+            None => Node::File { bytes: Bytes::copy_from_slice(bytes), mode: 0o600 },
+            Some(Node::File { bytes: old, mode }) => {
+                Node::File { bytes: [old, bytes].concat().into(), mode: *mode }
+            }
             Some(Node::Dir) => return Err(refused(&target, "it is not a regular file")),
             Some(Node::Link(_)) => return Err(refused(&target, "a symbolic link lies on it")),
         };
@@ -204,10 +187,7 @@ impl Tree {
             }
             _ => {}
         }
-        let moved: Vec<_> = self
-            .below(&from)
-            .map(|(at, node)| (at.clone(), node.clone()))
-            .collect();
+        let moved: Vec<_> = self.below(&from).map(|(at, node)| (at.clone(), node.clone())).collect();
         self.remove_all(&from);
         self.put(&to, node);
         for (at, node) in moved {
@@ -247,10 +227,7 @@ impl Tree {
             walked => walked?,
         }
         match self.nodes.get(&target) {
-            Some(Node::File { bytes, mode }) => Ok(Some(FileInfo {
-                len: bytes.len() as u64,
-                mode: *mode,
-            })),
+            Some(Node::File { bytes, mode }) => Ok(Some(FileInfo { len: bytes.len() as u64, mode: *mode })),
             Some(_) => Err(refused(&target, "it is not a regular file")),
             None => Ok(None),
         }
@@ -277,17 +254,11 @@ impl Tree {
 }
 
 fn not_found(path: &Path) -> HostError {
-    HostError::NotFound {
-        path: path.display().to_string(),
-    }
+    HostError::NotFound { path: path.display().to_string() }
 }
 
 fn refused(path: &Path, why: &'static str) -> HostError {
-    HostError::Refused {
-        what: "path",
-        value: path.display().to_string(),
-        why,
-    }
+    HostError::Refused { what: "path", value: path.display().to_string(), why }
 }
 
 fn system(deed: &str, path: &Path, kind: io::ErrorKind) -> HostError {

@@ -16,15 +16,7 @@ pub(super) fn file(spec: &GuardSpec) -> Result<Bytes> {
     check(spec)?;
     let mut out = Vec::new();
     let cwd = quote(spec.cwd.as_os_str().as_bytes())?;
-    line(
-        &mut out,
-        &[
-            b"cd -- ",
-            &cwd,
-            b" 2>/dev/null || fail cannot enter the directory ",
-            &cwd,
-        ],
-    );
+    line(&mut out, &[b"cd -- ", &cwd, b" 2>/dev/null || fail cannot enter the directory ", &cwd]);
     if !spec.env.remove.is_empty() {
         let mut words = b"forget".to_vec();
         for glob in &spec.env.remove {
@@ -34,35 +26,12 @@ pub(super) fn file(spec: &GuardSpec) -> Result<Bytes> {
         line(&mut out, &[&words]);
     }
     for (name, value) in &spec.env.add {
-        line(
-            &mut out,
-            &[b"export ", name.as_bytes(), b"=", &quote(value.as_bytes())?],
-        );
+        line(&mut out, &[b"export ", name.as_bytes(), b"=", &quote(value.as_bytes())?]);
     }
-    line(
-        &mut out,
-        &[
-            b"export ",
-            RUN_MARK.as_bytes(),
-            b"=",
-            &quote(spec.run_mark.as_bytes())?,
-        ],
-    );
+    line(&mut out, &[b"export ", RUN_MARK.as_bytes(), b"=", &quote(spec.run_mark.as_bytes())?]);
     if !spec.env.path_prefix.is_empty() {
-        let dirs: Vec<&[u8]> = spec
-            .env
-            .path_prefix
-            .iter()
-            .map(|dir| dir.as_os_str().as_bytes())
-            .collect();
-        line(
-            &mut out,
-            &[
-                b"export PATH=",
-                &quote(&dirs.join(&b':'))?,
-                b"\"${PATH:+:$PATH}\"",
-            ],
-        );
+        let dirs: Vec<&[u8]> = spec.env.path_prefix.iter().map(|dir| dir.as_os_str().as_bytes()).collect();
+        line(&mut out, &[b"export PATH=", &quote(&dirs.join(&b':'))?, b"\"${PATH:+:$PATH}\""]);
     }
     let mut words = b"become".to_vec();
     for word in &spec.argv {
@@ -81,13 +50,7 @@ fn line(out: &mut Vec<u8>, parts: &[&[u8]]) {
 }
 
 fn check(spec: &GuardSpec) -> Result<()> {
-    let refuse = |what, value: &str, why| {
-        Err(HostError::Refused {
-            what,
-            value: value.to_owned(),
-            why,
-        })
-    };
+    let refuse = |what, value: &str, why| Err(HostError::Refused { what, value: value.to_owned(), why });
     if spec.argv.first().is_none_or(String::is_empty) {
         return refuse("program", "", "it has no name");
     }
@@ -103,11 +66,7 @@ fn check(spec: &GuardSpec) -> Result<()> {
         );
     }
     if spec.term_after > spec.kill_after {
-        return refuse(
-            "limit",
-            &format!("{:?}", spec.term_after),
-            "SIGTERM must not come after SIGKILL",
-        );
+        return refuse("limit", &format!("{:?}", spec.term_after), "SIGTERM must not come after SIGKILL");
     }
     // Not in `EnvPlan::check`: only this shell has variables of its own.
     if let Some(name) = spec.env.add.keys().find(|name| name.starts_with("_og_")) {
@@ -157,17 +116,12 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let script =
             r#"l=$(cat "$1" && echo .); eval "${l%.}"; env -0 | LC_ALL=C grep -az '^X='; printf %s "$1""#;
-        let output = Command::new("sh")
-            .args(["-c", script, "sh"])
-            .arg(&path)
-            .output()
-            .unwrap();
+        let output = Command::new("sh").args(["-c", script, "sh"]).arg(&path).output().unwrap();
         let mut expected = b"X=".to_vec();
         expected.extend_from_slice(bytes);
         expected.push(0);
         let rest = output.stdout.strip_prefix(&expected[..]);
-        rest.unwrap_or_else(|| panic!("the variable came out as {:?}", output.stdout))
-            .to_vec()
+        rest.unwrap_or_else(|| panic!("the variable came out as {:?}", output.stdout)).to_vec()
     }
 
     proptest! {

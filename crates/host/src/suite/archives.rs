@@ -12,12 +12,7 @@ const CODECS: [Codec; 2] = [Codec::Gzip, Codec::Zstd];
 
 async fn archive(host: &dyn Host, dir: &TaskDir, codec: Codec) -> Vec<Bytes> {
     let excludes = Excludes::new(["cache", "*.pyc"]).unwrap();
-    host.archive(dir, excludes, codec)
-        .await
-        .unwrap()
-        .try_collect()
-        .await
-        .unwrap()
+    host.archive(dir, excludes, codec).await.unwrap().try_collect().await.unwrap()
 }
 
 fn streamed(chunks: Vec<Bytes>) -> ByteStream {
@@ -33,10 +28,7 @@ async fn precious(host: &dyn Host) -> TaskDir {
 
 async fn is_as_it_was(host: &dyn Host, dir: &TaskDir) {
     assert_eq!(text(host, dir, "workdir/precious").await, "as it was");
-    assert_eq!(
-        host.list(dir, &rel("workdir"), 9).await.unwrap(),
-        [rel("workdir/precious")]
-    );
+    assert_eq!(host.list(dir, &rel("workdir"), 9).await.unwrap(), [rel("workdir/precious")]);
 }
 
 pub async fn an_archive_brings_everything_back_but_what_is_excluded(host: &dyn Host) {
@@ -44,54 +36,26 @@ pub async fn an_archive_brings_everything_back_but_what_is_excluded(host: &dyn H
         let dir = task(host).await;
         write(host, &dir, "workdir/a/b/file", "deep").await;
         write(host, &dir, "workdir/auth.json", "{}").await;
-        host.write(&dir, &rel("workdir/tool"), "#!".into(), 0o755)
-            .await
-            .unwrap();
-        host.write(&dir, &rel("workdir/large"), vec![7; 3 << 20].into(), 0o600)
-            .await
-            .unwrap();
+        host.write(&dir, &rel("workdir/tool"), "#!".into(), 0o755).await.unwrap();
+        host.write(&dir, &rel("workdir/large"), vec![7; 3 << 20].into(), 0o600).await.unwrap();
         write(host, &dir, "workdir/a/cache/file", "left out").await;
         write(host, &dir, "workdir/a/module.pyc", "left out").await;
         host.make_dir(&dir, &rel("workdir/empty")).await.unwrap();
-        host.link(&dir, &rel("workdir/link"), Path::new("/anywhere/at/all"))
-            .await
-            .unwrap();
+        host.link(&dir, &rel("workdir/link"), Path::new("/anywhere/at/all")).await.unwrap();
         let packed = archive(host, &dir, codec).await;
         assert!(packed.iter().all(|chunk| chunk.len() <= crate::archive::CHUNK));
 
         host.create(&dir).await.unwrap();
         host.restore(&dir, streamed(packed), codec).await.unwrap();
-        let want = [
-            "workdir/a/b/file",
-            "workdir/auth.json",
-            "workdir/large",
-            "workdir/tool",
-        ]
-        .map(rel);
-        assert_eq!(
-            host.list(&dir, &rel("workdir"), 99).await.unwrap(),
-            want,
-            "{codec:?}"
-        );
+        let want = ["workdir/a/b/file", "workdir/auth.json", "workdir/large", "workdir/tool"].map(rel);
+        assert_eq!(host.list(&dir, &rel("workdir"), 99).await.unwrap(), want, "{codec:?}");
         assert_eq!(text(host, &dir, "workdir/a/b/file").await, "deep");
-        assert_eq!(
-            host.info(&dir, &rel("workdir/tool")).await.unwrap().unwrap().mode & 0o700,
-            0o700
-        );
-        assert_eq!(
-            host.info(&dir, &rel("workdir/large")).await.unwrap().unwrap().len,
-            3 << 20
-        );
+        assert_eq!(host.info(&dir, &rel("workdir/tool")).await.unwrap().unwrap().mode & 0o700, 0o700);
+        assert_eq!(host.info(&dir, &rel("workdir/large")).await.unwrap().unwrap().len, 3 << 20);
         let link = host.info(&dir, &rel("workdir/link")).await;
-        assert!(
-            matches!(link, Err(HostError::Refused { .. })),
-            "the link is no link: {link:?}"
-        );
+        assert!(matches!(link, Err(HostError::Refused { .. })), "the link is no link: {link:?}");
         let empty = host.info(&dir, &rel("workdir/empty")).await;
-        assert!(
-            matches!(empty, Err(HostError::Refused { .. })),
-            "the directory is none: {empty:?}"
-        );
+        assert!(matches!(empty, Err(HostError::Refused { .. })), "the directory is none: {empty:?}");
     }
 }
 
@@ -108,13 +72,8 @@ pub async fn a_restore_leaves_nothing_of_before(host: &dyn Host) {
 pub async fn garbage_leaves_the_workdir_as_it_was(host: &dyn Host) {
     let dir = precious(host).await;
     for codec in CODECS {
-        for garbage in [
-            &b""[..],
-            b"not an archive at all, but long enough to look at twice",
-        ] {
-            host.restore(&dir, streamed(vec![garbage.into()]), codec)
-                .await
-                .unwrap_err();
+        for garbage in [&b""[..], b"not an archive at all, but long enough to look at twice"] {
+            host.restore(&dir, streamed(vec![garbage.into()]), codec).await.unwrap_err();
             is_as_it_was(host, &dir).await;
         }
     }
@@ -139,8 +98,6 @@ pub async fn a_stream_that_fails_leaves_the_workdir_as_it_was(host: &dyn Host) {
     let packed = archive(host, &dir, Codec::Zstd).await;
     let broken = HostError::io("read a snapshot", std::io::Error::other("the store is gone"));
     let failing = stream::iter(packed.into_iter().map(Ok)).chain(stream::once(async { Err(broken) }));
-    host.restore(&dir, failing.boxed(), Codec::Zstd)
-        .await
-        .unwrap_err();
+    host.restore(&dir, failing.boxed(), Codec::Zstd).await.unwrap_err();
     is_as_it_was(host, &dir).await;
 }

@@ -11,9 +11,7 @@ use crate::{Host, HostError, TaskId};
 pub async fn a_write_replaces_the_whole_file_and_its_mode(host: &dyn Host) {
     let dir = task(host).await;
     let path = rel("workdir/new/deep/file");
-    host.write(&dir, &path, "longer than the next".into(), 0o644)
-        .await
-        .unwrap();
+    host.write(&dir, &path, "longer than the next".into(), 0o644).await.unwrap();
     assert_eq!(host.info(&dir, &path).await.unwrap().unwrap().mode, 0o644);
     host.write(&dir, &path, "next".into(), 0o600).await.unwrap();
     let info = host.info(&dir, &path).await.unwrap().unwrap();
@@ -27,15 +25,11 @@ pub async fn a_reader_never_sees_a_part_of_a_write(host: &dyn Host) {
     const LEN: usize = 64 * 1024;
     let dir = task(host).await;
     let path = rel("workdir/file");
-    host.write(&dir, &path, vec![b'0'; LEN].into(), 0o600)
-        .await
-        .unwrap();
+    host.write(&dir, &path, vec![b'0'; LEN].into(), 0o600).await.unwrap();
     let done = AtomicBool::new(false);
     let writing = async {
         for round in 0..60u8 {
-            host.write(&dir, &path, vec![b'0' + round % 10; LEN].into(), 0o600)
-                .await
-                .unwrap();
+            host.write(&dir, &path, vec![b'0' + round % 10; LEN].into(), 0o600).await.unwrap();
         }
         done.store(true, Ordering::SeqCst);
     };
@@ -65,10 +59,7 @@ pub async fn what_is_missing_is_not_found(host: &dyn Host) {
     write(host, &dir, "workdir/file", "").await;
     for path in ["workdir/none", "none/none", "workdir/file/below"] {
         let answer = host.read(&dir, &rel(path), 1).await;
-        assert!(
-            matches!(answer, Err(HostError::NotFound { .. })),
-            "{path}: {answer:?}"
-        );
+        assert!(matches!(answer, Err(HostError::NotFound { .. })), "{path}: {answer:?}");
         assert_eq!(host.info(&dir, &rel(path)).await.unwrap(), None, "{path}");
     }
     let answer = host.rename(&dir, &rel("workdir/none"), &rel("workdir/to")).await;
@@ -76,9 +67,7 @@ pub async fn what_is_missing_is_not_found(host: &dyn Host) {
     assert_eq!(host.list(&dir, &rel("workdir/none"), 9).await.unwrap(), []);
 
     let never = host.task_dir(&TaskId::new("never-made").unwrap());
-    let answer = host
-        .write(&never, &rel("workdir/file"), Bytes::new(), 0o600)
-        .await;
+    let answer = host.write(&never, &rel("workdir/file"), Bytes::new(), 0o600).await;
     assert!(matches!(answer, Err(HostError::NotFound { .. })), "{answer:?}");
     assert_eq!(host.info(&never, &rel("workdir/file")).await.unwrap(), None);
     host.remove(&never, &rel("workdir/file")).await.unwrap();
@@ -88,12 +77,8 @@ pub async fn what_is_missing_is_not_found(host: &dyn Host) {
 pub async fn a_link_on_the_way_is_never_followed(host: &dyn Host) {
     let dir = task(host).await;
     write(host, &dir, "side/secret", "secret").await;
-    host.link(&dir, &rel("workdir/out"), &dir.join(&rel("side")))
-        .await
-        .unwrap();
-    host.link(&dir, &rel("workdir/relative"), Path::new("../side"))
-        .await
-        .unwrap();
+    host.link(&dir, &rel("workdir/out"), &dir.join(&rel("side"))).await.unwrap();
+    host.link(&dir, &rel("workdir/relative"), Path::new("../side")).await.unwrap();
     for link in ["workdir/out", "workdir/relative"] {
         let path = rel(&format!("{link}/secret"));
         let new = rel(&format!("{link}/new"));
@@ -114,19 +99,14 @@ pub async fn a_link_on_the_way_is_never_followed(host: &dyn Host) {
         refused(host.watch(&dir, &path).await.map(drop));
     }
     assert_eq!(text(host, &dir, "side/secret").await, "secret");
-    assert_eq!(
-        host.list(&dir, &rel("side"), 9).await.unwrap(),
-        [rel("side/secret")]
-    );
+    assert_eq!(host.list(&dir, &rel("side"), 9).await.unwrap(), [rel("side/secret")]);
 }
 
 pub async fn a_link_at_the_end_is_never_followed(host: &dyn Host) {
     let dir = task(host).await;
     write(host, &dir, "side/secret", "secret").await;
     let path = rel("workdir/link");
-    host.link(&dir, &path, &dir.join(&rel("side/secret")))
-        .await
-        .unwrap();
+    host.link(&dir, &path, &dir.join(&rel("side/secret"))).await.unwrap();
     for answer in [
         host.read(&dir, &path, 99).await.map(drop),
         host.info(&dir, &path).await.map(drop),
@@ -137,9 +117,7 @@ pub async fn a_link_at_the_end_is_never_followed(host: &dyn Host) {
     // Both of these are about the link itself.
     host.write(&dir, &path, "own".into(), 0o600).await.unwrap();
     assert_eq!(text(host, &dir, "workdir/link").await, "own");
-    host.link(&dir, &path, &dir.join(&rel("side/secret")))
-        .await
-        .unwrap();
+    host.link(&dir, &path, &dir.join(&rel("side/secret"))).await.unwrap();
     host.remove(&dir, &path).await.unwrap();
     assert_eq!(text(host, &dir, "side/secret").await, "secret");
 }
@@ -178,13 +156,8 @@ pub async fn a_rename_replaces_its_target(host: &dyn Host) {
     assert_eq!(host.info(&dir, &rel("workdir/from")).await.unwrap(), None);
 
     write(host, &dir, "workdir/a/deep/file", "moved").await;
-    host.rename(&dir, &rel("workdir/a"), &rel("workdir/b"))
-        .await
-        .unwrap();
-    assert_eq!(
-        host.list(&dir, &rel("workdir"), 9).await.unwrap(),
-        [rel("workdir/b/deep/file")]
-    );
+    host.rename(&dir, &rel("workdir/a"), &rel("workdir/b")).await.unwrap();
+    assert_eq!(host.list(&dir, &rel("workdir"), 9).await.unwrap(), [rel("workdir/b/deep/file")]);
 }
 
 pub async fn removing_what_is_absent_succeeds(host: &dyn Host) {
@@ -210,24 +183,13 @@ pub async fn only_an_empty_directory_is_removed(host: &dyn Host) {
 pub async fn a_listing_is_sorted_and_limited_and_follows_no_link(host: &dyn Host) {
     let dir = task(host).await;
     // Bytewise, `-` and `.` come before `/`, and `0` after it.
-    let sorted = [
-        "workdir/a-b",
-        "workdir/a.txt",
-        "workdir/a/z/1",
-        "workdir/a/z2",
-        "workdir/a0",
-        "workdir/b",
-    ];
+    let sorted = ["workdir/a-b", "workdir/a.txt", "workdir/a/z/1", "workdir/a/z2", "workdir/a0", "workdir/b"];
     for path in sorted.iter().rev() {
         write(host, &dir, path, "").await;
     }
     host.make_dir(&dir, &rel("workdir/empty")).await.unwrap();
-    host.link(&dir, &rel("workdir/link"), &dir.join(&rel("workdir/a")))
-        .await
-        .unwrap();
-    host.link(&dir, &rel("workdir/broken"), Path::new("nowhere"))
-        .await
-        .unwrap();
+    host.link(&dir, &rel("workdir/link"), &dir.join(&rel("workdir/a"))).await.unwrap();
+    host.link(&dir, &rel("workdir/broken"), Path::new("nowhere")).await.unwrap();
     let want: Vec<_> = sorted.iter().map(|path| rel(path)).collect();
     assert_eq!(host.list(&dir, &rel("workdir"), 100).await.unwrap(), want);
     assert_eq!(host.list(&dir, &rel("workdir"), 4).await.unwrap(), want[..4]);
@@ -237,14 +199,10 @@ pub async fn a_listing_is_sorted_and_limited_and_follows_no_link(host: &dyn Host
 pub async fn a_link_can_be_pointed_elsewhere(host: &dyn Host) {
     let dir = task(host).await;
     let path = rel("workdir/home/.local/bin/codex");
-    host.link(&dir, &path, Path::new("/anywhere/codex"))
-        .await
-        .unwrap();
+    host.link(&dir, &path, Path::new("/anywhere/codex")).await.unwrap();
     host.link(&dir, &path, Path::new("../elsewhere")).await.unwrap();
     write(host, &dir, "workdir/file", "").await;
-    host.link(&dir, &rel("workdir/file"), Path::new("/x"))
-        .await
-        .unwrap();
+    host.link(&dir, &rel("workdir/file"), Path::new("/x")).await.unwrap();
     // Nothing but the links themselves is there.
     assert_eq!(host.list(&dir, &rel("workdir"), 9).await.unwrap(), []);
 }
@@ -252,9 +210,7 @@ pub async fn a_link_can_be_pointed_elsewhere(host: &dyn Host) {
 pub async fn create_empties_the_workdir_and_keeps_side_files(host: &dyn Host) {
     let dir = task(host).await;
     write(host, &dir, "workdir/deep/down/file", "old").await;
-    host.link(&dir, &rel("workdir/link"), &dir.join(&rel("side")))
-        .await
-        .unwrap();
+    host.link(&dir, &rel("workdir/link"), &dir.join(&rel("side"))).await.unwrap();
     write(host, &dir, "side/file", "kept").await;
     host.create(&dir).await.unwrap();
     assert_eq!(host.list(&dir, &rel("workdir"), 9).await.unwrap(), []);

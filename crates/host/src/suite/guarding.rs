@@ -18,11 +18,7 @@ fn spec(dir: &TaskDir, script: &str) -> GuardSpec {
 }
 
 fn short(dir: &TaskDir, script: &str) -> GuardSpec {
-    GuardSpec {
-        term_after: Duration::from_secs(2),
-        kill_after: Duration::from_secs(4),
-        ..spec(dir, script)
-    }
+    GuardSpec { term_after: Duration::from_secs(2), kill_after: Duration::from_secs(4), ..spec(dir, script) }
 }
 
 async fn exited(host: &dyn Host, dir: &TaskDir) -> (AgentIdentity, ExitStatus, bool) {
@@ -31,11 +27,7 @@ async fn exited(host: &dyn Host, dir: &TaskDir) -> (AgentIdentity, ExitStatus, b
     })
     .await;
     match host.guard_state(dir).await.unwrap() {
-        AgentState::Exited {
-            identity,
-            status,
-            by_guard,
-        } => (identity, status, by_guard),
+        AgentState::Exited { identity, status, by_guard } => (identity, status, by_guard),
         other => panic!("{other:?}"),
     }
 }
@@ -58,10 +50,7 @@ pub async fn nothing_is_known_before_a_start(host: &dyn Host) {
 pub async fn an_agent_runs_until_it_ends_and_its_end_is_on_record(host: &dyn Host) {
     let dir = task(host).await;
     let sleeping = host.guard_start(&dir, spec(&dir, script::SLEEP)).await.unwrap();
-    assert_eq!(
-        host.guard_state(&dir).await.unwrap(),
-        AgentState::Running(sleeping)
-    );
+    assert_eq!(host.guard_state(&dir).await.unwrap(), AgentState::Running(sleeping));
     assert!(!host.guard_gone(&dir, Duration::from_millis(100)).await.unwrap());
     end(host, &dir).await;
 
@@ -108,10 +97,7 @@ pub async fn an_agent_whose_heartbeat_stops_is_ended_by_the_guard(host: &dyn Hos
 
 pub async fn an_agent_that_ignores_sigterm_is_killed_by_the_guard(host: &dyn Host) {
     let dir = task(host).await;
-    let agent = host
-        .guard_start(&dir, short(&dir, script::STUBBORN))
-        .await
-        .unwrap();
+    let agent = host.guard_start(&dir, short(&dir, script::STUBBORN)).await.unwrap();
     assert_eq!(exited(host, &dir).await, (agent, ExitStatus::Signal(9), true));
     assert!(host.guard_gone(&dir, PATIENCE).await.unwrap());
 }
@@ -131,9 +117,7 @@ pub async fn a_heartbeat_keeps_the_agent_alive(host: &dyn Host) {
 /// What changed its session and process group is still known by its run mark.
 pub async fn leftovers_are_seen_and_killed(host: &dyn Host) {
     let dir = task(host).await;
-    host.guard_start(&dir, spec(&dir, script::LEAVE_TWO))
-        .await
-        .unwrap();
+    host.guard_start(&dir, spec(&dir, script::LEAVE_TWO)).await.unwrap();
     exited(host, &dir).await;
     assert!(!host.guard_gone(&dir, Duration::from_millis(200)).await.unwrap());
     assert_eq!(host.guard_kill_leftovers(&dir).await.unwrap(), 2);

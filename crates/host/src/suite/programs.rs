@@ -14,10 +14,7 @@ pub async fn a_failing_program_is_a_result(host: &dyn Host) {
 }
 
 pub async fn a_signal_is_told_from_an_exit_code(host: &dyn Host) {
-    assert_eq!(
-        host.run(sh(script::DIE)).await.unwrap().status,
-        ExitStatus::Signal(15)
-    );
+    assert_eq!(host.run(sh(script::DIE)).await.unwrap().status, ExitStatus::Signal(15));
 }
 
 pub async fn input_output_errors_and_environment_are_passed(host: &dyn Host) {
@@ -38,12 +35,7 @@ pub async fn a_program_without_input_reads_its_end(host: &dyn Host) {
 
 pub async fn a_program_over_its_limit_is_timed_out(host: &dyn Host) {
     let limit = Duration::from_millis(100);
-    let answer = host
-        .run(Command {
-            limit,
-            ..sh(script::SLEEP)
-        })
-        .await;
+    let answer = host.run(Command { limit, ..sh(script::SLEEP) }).await;
     match answer {
         Err(HostError::TimedOut { limit: told, .. }) => assert_eq!(told, limit),
         other => panic!("{other:?}"),
@@ -58,46 +50,26 @@ pub async fn the_last_output_is_kept(host: &dyn Host) {
 
 pub async fn a_program_runs_where_it_is_told(host: &dyn Host) {
     let dir = task(host).await;
-    let command = Command {
-        cwd: Some(dir.workdir()),
-        ..sh(script::WHERE)
-    };
-    assert_eq!(
-        host.run(command).await.unwrap().stdout,
-        format!("{}\n", dir.workdir().display())
-    );
+    let command = Command { cwd: Some(dir.workdir()), ..sh(script::WHERE) };
+    assert_eq!(host.run(command).await.unwrap().stdout, format!("{}\n", dir.workdir().display()));
     let home = host.home().await.unwrap();
-    assert_eq!(
-        host.run(sh(script::WHERE)).await.unwrap().stdout,
-        format!("{}\n", home.display())
-    );
+    assert_eq!(host.run(sh(script::WHERE)).await.unwrap().stdout, format!("{}\n", home.display()));
 }
 
 pub async fn a_spawned_program_talks_through_its_pipes(host: &dyn Host) {
     let mut command = sh(script::COPY);
     command.env.add.insert("WORD".into(), "aside".into());
-    let Spawned {
-        mut stdin,
-        mut stdout,
-        mut stderr,
-        mut process,
-    } = host.spawn(command).await.unwrap();
+    let Spawned { mut stdin, mut stdout, mut stderr, mut process } = host.spawn(command).await.unwrap();
     let mut heard = [0; 4];
     for word in [b"ping", b"pong"] {
         stdin.write_all(word).await.unwrap();
         stdin.flush().await.unwrap();
-        tokio::time::timeout(PATIENCE, stdout.read_exact(&mut heard))
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(PATIENCE, stdout.read_exact(&mut heard)).await.unwrap().unwrap();
         assert_eq!(&heard, word);
     }
     drop(stdin);
     let mut aside = String::new();
-    tokio::time::timeout(PATIENCE, stderr.read_to_string(&mut aside))
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(PATIENCE, stderr.read_to_string(&mut aside)).await.unwrap().unwrap();
     assert_eq!(aside, "aside");
     assert_eq!(process.wait().await.unwrap(), ExitStatus::Code(0));
 }
@@ -108,10 +80,7 @@ pub async fn a_spawned_program_can_be_signalled_and_waited_for_twice(host: &dyn 
     assert_ne!(first.identity(), second.process.identity());
     first.signal(Signal::Term).await.unwrap();
     for _ in 0..2 {
-        let status = tokio::time::timeout(PATIENCE, first.wait())
-            .await
-            .unwrap()
-            .unwrap();
+        let status = tokio::time::timeout(PATIENCE, first.wait()).await.unwrap().unwrap();
         assert_eq!(status, ExitStatus::Signal(15));
     }
     // Its group is gone, and that is no error.
@@ -123,33 +92,20 @@ pub async fn a_spawned_program_can_be_signalled_and_waited_for_twice(host: &dyn 
 }
 
 pub async fn a_dropped_process_is_killed(host: &dyn Host) {
-    let Spawned {
-        stdin: _stdin,
-        mut stdout,
-        stderr: _stderr,
-        process,
-    } = host.spawn(sh(script::STUBBORN)).await.unwrap();
+    let Spawned { stdin: _stdin, mut stdout, stderr: _stderr, process } =
+        host.spawn(sh(script::STUBBORN)).await.unwrap();
     let mut ready = [0; 6];
-    tokio::time::timeout(PATIENCE, stdout.read_exact(&mut ready))
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(PATIENCE, stdout.read_exact(&mut ready)).await.unwrap().unwrap();
     drop(process);
     // The pipe ends when its last writer is gone.
     let mut rest = Vec::new();
-    tokio::time::timeout(PATIENCE, stdout.read_to_end(&mut rest))
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(PATIENCE, stdout.read_to_end(&mut rest)).await.unwrap().unwrap();
 }
 
 pub async fn a_command_without_words_is_refused(host: &dyn Host) {
     for argv in [vec![], vec![""]] {
         let answer = host.run(Command::new(argv.clone())).await;
-        assert!(
-            matches!(answer, Err(HostError::Refused { .. })),
-            "{argv:?}: {answer:?}"
-        );
+        assert!(matches!(answer, Err(HostError::Refused { .. })), "{argv:?}: {answer:?}");
     }
 }
 

@@ -14,19 +14,13 @@ async fn watch(host: &dyn Host, dir: &TaskDir) -> Watch {
 /// Waits for a wake-up, and for the further ones that the same change may cause.
 async fn woken(watch: &mut Watch) {
     let first = tokio::time::timeout(PATIENCE, watch.changed()).await;
-    assert_eq!(
-        first.expect("slept through a change"),
-        Some(()),
-        "the watch ended"
-    );
+    assert_eq!(first.expect("slept through a change"), Some(()), "the watch ended");
     while let Ok(Some(())) = tokio::time::timeout(Duration::from_millis(50), watch.changed()).await {}
 }
 
 async fn ended(watch: &mut Watch) {
     let ending = async { while watch.changed().await.is_some() {} };
-    tokio::time::timeout(PATIENCE, ending)
-        .await
-        .expect("the watch goes on");
+    tokio::time::timeout(PATIENCE, ending).await.expect("the watch goes on");
 }
 
 pub async fn writing_in_place_wakes(host: &dyn Host) {
@@ -81,9 +75,7 @@ pub async fn other_files_of_the_directory_do_not_matter(host: &dyn Host) {
     let dir = task(host).await;
     let mut watch = watch(host, &dir).await;
     write(host, &dir, "workdir/home/.codex/history.jsonl", "x").await;
-    host.remove(&dir, &rel("workdir/home/.codex/history.jsonl"))
-        .await
-        .unwrap();
+    host.remove(&dir, &rel("workdir/home/.codex/history.jsonl")).await.unwrap();
     let woken = tokio::time::timeout(Duration::from_millis(100), watch.changed()).await;
     assert!(woken.is_err(), "{woken:?}");
 }
@@ -107,8 +99,6 @@ pub async fn a_wiped_workdir_ends_the_watch(host: &dyn Host) {
     let mut second = watch(host, &dir).await;
     write(host, &dir, AUTH, "one").await;
     woken(&mut second).await;
-    host.rename(&dir, &rel("workdir/home"), &rel("workdir/elsewhere"))
-        .await
-        .unwrap();
+    host.rename(&dir, &rel("workdir/home"), &rel("workdir/elsewhere")).await.unwrap();
     ended(&mut second).await;
 }

@@ -34,9 +34,7 @@ impl Kind {
 
 /// Whether we would have given a blob this name. What else lies in the directory is left alone.
 fn is_ours(name: &str) -> bool {
-    let hex = [Kind::Seed, Kind::Snapshot]
-        .iter()
-        .find_map(|kind| name.strip_prefix(kind.prefix()));
+    let hex = [Kind::Seed, Kind::Snapshot].iter().find_map(|kind| name.strip_prefix(kind.prefix()));
     hex.is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
@@ -59,11 +57,7 @@ impl Blobs {
     /// Begins a blob. It is removed again unless it is [`Fresh::keep`]t.
     pub(super) fn create(&self, name: &str) -> Result<(File, Fresh)> {
         let path = self.dir.join(format!("{name}.tmp"));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|e| failed(&path, e))?;
         Ok((file, Fresh { path, kept: false }))
     }
@@ -71,9 +65,7 @@ impl Blobs {
     /// Makes a written blob durable under its name.
     pub(super) fn publish(&self, file: File, fresh: &mut Fresh, name: &str) -> Result<()> {
         let path = self.path(name);
-        file.sync_all()
-            .and_then(|()| std::fs::rename(&fresh.path, &path))
-            .map_err(|e| failed(&path, e))?;
+        file.sync_all().and_then(|()| std::fs::rename(&fresh.path, &path)).map_err(|e| failed(&path, e))?;
         fresh.path = path;
         sync_dir(&self.dir)
     }
@@ -168,9 +160,7 @@ fn remove(path: &Path) -> std::io::Result<()> {
 
 /// Makes renames and removals in a directory durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|e| failed(dir, e))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| failed(dir, e))
 }
 
 fn failed(path: &Path, error: std::io::Error) -> StoreError {

@@ -56,10 +56,7 @@ impl Failure {
 }
 
 fn damaged(error: &rusqlite::Error) -> StoreError {
-    StoreError::Damaged {
-        what: "database".to_owned(),
-        why: error.to_string(),
-    }
+    StoreError::Damaged { what: "database".to_owned(), why: error.to_string() }
 }
 
 impl Db {
@@ -101,13 +98,9 @@ impl Db {
         });
         let answered = async {
             self.jobs.send(job).await.map_err(|e| unavailable(what, e))?;
-            answer
-                .await
-                .map_err(|_| unavailable(what, "the request broke off"))?
+            answer.await.map_err(|_| unavailable(what, "the request broke off"))?
         };
         let limit = OPERATION_LIMIT;
-        tokio::time::timeout(limit, answered)
-            .await
-            .map_err(|_| StoreError::TimedOut { what, limit })?
+        tokio::time::timeout(limit, answered).await.map_err(|_| StoreError::TimedOut { what, limit })?
     }
 }

@@ -32,9 +32,7 @@ impl Leases for Embedded {
         let acquire = move |c: &mut Connection| {
             let tx = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let sql = "SELECT id FROM seeds WHERE id = ?1 AND (lease_holder IS NULL OR lease_expires <= ?2)";
-            let free = tx
-                .query_row(sql, params![seed.as_str(), now], |row| parsed(row, 0))
-                .optional()?;
+            let free = tx.query_row(sql, params![seed.as_str(), now], |row| parsed(row, 0)).optional()?;
             let Some(seed) = free else { return Ok(None) };
             take(tx, seed, holder, now).map(Some)
         };
@@ -46,13 +44,7 @@ impl Leases for Embedded {
         let renew = move |c: &mut Connection| {
             let sql = "UPDATE seeds SET lease_expires = ?3 WHERE id = ?1 AND lease_holder = ?2";
             let renewed = c.execute(sql, params![seed.as_str(), holder.as_str(), expires])? == 1;
-            Ok(if renewed {
-                Renewal::Renewed {
-                    expires_at: from_millis(expires),
-                }
-            } else {
-                Renewal::Lost
-            })
+            Ok(if renewed { Renewal::Renewed { expires_at: from_millis(expires) } } else { Renewal::Lost })
         };
         self.core.db.run("renewing a lease", renew).await
     }
@@ -79,11 +71,7 @@ fn free(tx: &Transaction<'_>, want: &Want) -> rusqlite::Result<Option<SeedId>> {
          ORDER BY turn NULLS FIRST, created, id LIMIT 1"
     );
     let mut statement = tx.prepare_cached(&sql)?;
-    statement
-        .query_row(params![value, status_text(SeedStatus::Alive)], |row| {
-            parsed(row, 0)
-        })
-        .optional()
+    statement.query_row(params![value, status_text(SeedStatus::Alive)], |row| parsed(row, 0)).optional()
 }
 
 fn take(tx: Transaction<'_>, seed: SeedId, holder: Holder, now: i64) -> Result<Lease, Failure> {
@@ -95,11 +83,7 @@ fn take(tx: Transaction<'_>, seed: SeedId, holder: Holder, now: i64) -> Result<L
         params![seed.as_str(), holder.as_str(), expires],
     )?;
     tx.commit()?;
-    Ok(Lease {
-        seed,
-        holder,
-        expires_at: from_millis(expires),
-    })
+    Ok(Lease { seed, holder, expires_at: from_millis(expires) })
 }
 
 /// The end of a lease that is given now (INV-05).

@@ -55,11 +55,7 @@ impl Records for Embedded {
             let tx = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let id = &sealed.row.id;
             let Some(rev) = stored_rev(&tx, id)? else {
-                return Err(StoreError::NotFound {
-                    what: "session record",
-                    id: id.to_string(),
-                }
-                .into());
+                return Err(StoreError::NotFound { what: "session record", id: id.to_string() }.into());
             };
             if rev != sealed.row.rev {
                 return Err(conflict(
@@ -79,9 +75,7 @@ impl Records for Embedded {
         let id = id.clone();
         let read = move |c: &mut Connection| {
             let sql = format!("SELECT {COLUMNS} FROM records WHERE id = ?1");
-            Ok(c.prepare_cached(&sql)?
-                .query_row([id.as_str()], record_row)
-                .optional()?)
+            Ok(c.prepare_cached(&sql)?.query_row([id.as_str()], record_row).optional()?)
         };
         let found = self.core.db.run("reading a record", read).await?;
         Ok(self.opened(found.into_iter().collect()).await?.pop())
@@ -93,10 +87,7 @@ impl Records for Embedded {
         let rows = self.core.db.run("listing records", move |c| query.run(c)).await?;
         let rows = self.opened(rows).await?;
         Ok(Page::cut(rows, limit, |row| {
-            (
-                i64::try_from(row.created_at.as_nanosecond()).unwrap_or(i64::MAX),
-                row.id.to_string(),
-            )
+            (i64::try_from(row.created_at.as_nanosecond()).unwrap_or(i64::MAX), row.id.to_string())
         }))
     }
 
@@ -137,11 +128,7 @@ impl Embedded {
         let core = self.core.clone();
         self.login_work("sealing a record", move || {
             row.body = core.sealer.seal(&bound_to(&row.id), &row.body)?.into();
-            Ok(Sealed {
-                row,
-                labels,
-                created_ns,
-            })
+            Ok(Sealed { row, labels, created_ns })
         })
         .await
     }
@@ -208,38 +195,23 @@ fn record_row(row: &Row<'_>) -> rusqlite::Result<RecordRow> {
 }
 
 fn stored_rev(tx: &Transaction<'_>, id: &SessionId) -> rusqlite::Result<Option<u64>> {
-    tx.query_row("SELECT rev FROM records WHERE id = ?1", [id.as_str()], |row| {
-        row.get(0)
-    })
-    .optional()
+    tx.query_row("SELECT rev FROM records WHERE id = ?1", [id.as_str()], |row| row.get(0)).optional()
 }
 
 /// What the key was used for before, if it is still remembered.
 fn earlier(tx: &Transaction<'_>, key: &str, digest: &str, now: i64) -> Result<Option<Inserted>, Failure> {
-    tx.execute(
-        "DELETE FROM idempotency WHERE at < ?1",
-        [now - KEY_KEPT.as_millis() as i64],
-    )?;
+    tx.execute("DELETE FROM idempotency WHERE at < ?1", [now - KEY_KEPT.as_millis() as i64])?;
     let sql = "SELECT digest, session FROM idempotency WHERE key = ?1";
-    let found = tx
-        .query_row(sql, [key], |row| Ok((row.get::<_, String>(0)?, parsed(row, 1)?)))
-        .optional()?;
-    Ok(found.map(|(stored, session)| {
-        if stored == digest {
-            Inserted::Same(session)
-        } else {
-            Inserted::KeyReused
-        }
-    }))
+    let found = tx.query_row(sql, [key], |row| Ok((row.get::<_, String>(0)?, parsed(row, 1)?))).optional()?;
+    Ok(found.map(
+        |(stored, session)| {
+            if stored == digest { Inserted::Same(session) } else { Inserted::KeyReused }
+        },
+    ))
 }
 
 fn conflict(id: &SessionId, why: String) -> Failure {
-    StoreError::Conflict {
-        what: "session record",
-        id: id.to_string(),
-        why,
-    }
-    .into()
+    StoreError::Conflict { what: "session record", id: id.to_string(), why }.into()
 }
 
 /// A list as SQL. Values are always bound, never written into the text.
@@ -250,15 +222,9 @@ struct Query {
 
 impl Query {
     fn new(filter: &RecordFilter, before: Option<(i64, String)>, limit: usize) -> Result<Self> {
-        let mut query = Self {
-            sql: format!("SELECT {COLUMNS} FROM records WHERE true"),
-            values: Vec::new(),
-        };
+        let mut query = Self { sql: format!("SELECT {COLUMNS} FROM records WHERE true"), values: Vec::new() };
         if let Some((created, id)) = before {
-            query.and(
-                "(created_ns, id) < (?, ?)",
-                [Value::Integer(created), Value::Text(id)],
-            );
+            query.and("(created_ns, id) < (?, ?)", [Value::Integer(created), Value::Text(id)]);
         }
         if !filter.states.is_empty() {
             let states = Value::Text(json(&filter.states)?);

@@ -120,26 +120,18 @@ fn migrate(connection: &Connection, version: usize) -> rusqlite::Result<()> {
 fn check_key(connection: &Connection, sealer: &Sealer, key_path: &Path) -> Result<()> {
     let failed = |e: rusqlite::Error| Failure::Sql(e).named("checking the key");
     let stored: Option<Vec<u8>> = connection
-        .query_row("SELECT value FROM meta WHERE name = ?1", [KEY_CHECK], |row| {
-            row.get(0)
-        })
+        .query_row("SELECT value FROM meta WHERE name = ?1", [KEY_CHECK], |row| row.get(0))
         .optional()
         .map_err(failed)?;
     let Some(stored) = stored else {
         let sealed = sealer.seal(KEY_CHECK, &[])?;
         connection
-            .execute(
-                "INSERT INTO meta (name, value) VALUES (?1, ?2)",
-                (KEY_CHECK, sealed),
-            )
+            .execute("INSERT INTO meta (name, value) VALUES (?1, ?2)", (KEY_CHECK, sealed))
             .map_err(failed)?;
         return Ok(());
     };
-    sealer
-        .open(KEY_CHECK, &stored)
-        .map(drop)
-        .map_err(|_| StoreError::Damaged {
-            what: format!("key file {}", key_path.display()),
-            why: "it is not the key that this store was made with".to_owned(),
-        })
+    sealer.open(KEY_CHECK, &stored).map(drop).map_err(|_| StoreError::Damaged {
+        what: format!("key file {}", key_path.display()),
+        why: "it is not the key that this store was made with".to_owned(),
+    })
 }

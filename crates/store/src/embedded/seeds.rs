@@ -36,10 +36,7 @@ impl Seeds for Embedded {
         let files = seed.files;
         let (lineage, stored) = self
             .login_work("importing a seed", move || {
-                let lineage = files
-                    .0
-                    .get(SeedFiles::AUTH)
-                    .and_then(|auth| seed_archive::lineage(auth));
+                let lineage = files.0.get(SeedFiles::AUTH).and_then(|auth| seed_archive::lineage(auth));
                 let archive = seed_archive::encode(&files, seconds(now))?;
                 Ok((lineage, StoredBlob::write(&core, &archive)?))
             })
@@ -53,12 +50,7 @@ impl Seeds for Embedded {
             if let Some(twin) = twin(&tx, lineage.as_deref())? {
                 let why =
                     "it holds the same login; two copies of a single-use login strand each other".to_owned();
-                return Err(StoreError::Conflict {
-                    what: "seed",
-                    id: twin,
-                    why,
-                }
-                .into());
+                return Err(StoreError::Conflict { what: "seed", id: twin, why }.into());
             }
             tx.execute(
                 "INSERT INTO seeds (id, pool, status, account, metadata, blob, sha256, lineage, created, updated)
@@ -84,10 +76,7 @@ impl Seeds for Embedded {
 
     async fn get(&self, id: &SeedId) -> Result<Option<SeedRow>> {
         let (id, now) = (id.clone(), self.now_ms());
-        self.core
-            .db
-            .run("reading a seed", move |c| Ok(find(c, &id, now)?))
-            .await
+        self.core.db.run("reading a seed", move |c| Ok(find(c, &id, now)?)).await
     }
 
     async fn list(&self, pool: Option<&str>, page: &PageRequest) -> Result<Page<SeedRow>> {
@@ -101,15 +90,12 @@ impl Seeds for Embedded {
                  ORDER BY created, id LIMIT ?4"
             );
             let mut statement = c.prepare_cached(&sql)?;
-            let rows = statement.query_map(params![after_time, after_id, pool, limit + 1], |r| {
-                seed_row(r, now)
-            })?;
+            let rows =
+                statement.query_map(params![after_time, after_id, pool, limit + 1], |r| seed_row(r, now))?;
             Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?)
         };
         let rows = self.core.db.run("listing seeds", read).await?;
-        Ok(Page::cut(rows, limit, |row| {
-            (row.created_at.as_millisecond(), row.id.to_string())
-        }))
+        Ok(Page::cut(rows, limit, |row| (row.created_at.as_millisecond(), row.id.to_string())))
     }
 
     async fn load(&self, id: &SeedId) -> Result<(SeedFiles, SeedVersion)> {
@@ -174,17 +160,8 @@ impl Seeds for Embedded {
             Prepared::Already(version) => Ok(SaveOutcome::Saved(version)),
             Prepared::Superseded(current) => Ok(SaveOutcome::Superseded { current }),
             Prepared::New(stored, base) => {
-                let swap = Swap {
-                    seed,
-                    holder: holder.clone(),
-                    base,
-                    lineage,
-                    now,
-                };
-                self.core
-                    .db
-                    .run("saving a credential", move |c| swap.run(c, stored))
-                    .await
+                let swap = Swap { seed, holder: holder.clone(), base, lineage, now };
+                self.core.db.run("saving a credential", move |c| swap.run(c, stored)).await
             }
         }
     }
@@ -195,12 +172,7 @@ impl Seeds for Embedded {
             check_pool(pool.as_deref())?;
         }
         let (id, holder, now) = (id.clone(), holder.cloned(), self.now_ms());
-        self.core
-            .db
-            .run("changing a seed", move |c| {
-                apply(c, &id, holder.as_ref(), patch, now)
-            })
-            .await
+        self.core.db.run("changing a seed", move |c| apply(c, &id, holder.as_ref(), patch, now)).await
     }
 
     async fn delete(&self, id: &SeedId, force: bool) -> Result<()> {
@@ -210,12 +182,7 @@ impl Seeds for Embedded {
             let row = require(&tx, &id, now)?;
             if let Some(lease) = row.lease.filter(|lease| lease.live && !force) {
                 let why = format!("{} has a live lease on it", lease.holder);
-                return Err(StoreError::Conflict {
-                    what: "seed",
-                    id: id.to_string(),
-                    why,
-                }
-                .into());
+                return Err(StoreError::Conflict { what: "seed", id: id.to_string(), why }.into());
             }
             doom(&tx, &row.version.0, id.as_str(), now)?;
             tx.execute("DELETE FROM seeds WHERE id = ?1", [id.as_str()])?;
@@ -245,11 +212,7 @@ impl Embedded {
             let mut statement =
                 c.prepare_cached("SELECT blob, sha256, lease_holder FROM seeds WHERE id = ?1")?;
             let row = statement.query_row([id.as_str()], |row| {
-                Ok(Stored {
-                    blob: row.get(0)?,
-                    sha256: row.get(1)?,
-                    holder: row.get(2)?,
-                })
+                Ok(Stored { blob: row.get(0)?, sha256: row.get(1)?, holder: row.get(2)? })
             });
             Ok(row.optional()?)
         };
@@ -287,10 +250,7 @@ fn read_archive(core: &Core, name: &str, sha256: &str) -> Result<Vec<u8>> {
     let archive = core.sealer.open(name, &sealed)?;
     if seed_archive::sha256_hex(&archive) != sha256 {
         let why = "it has another hash than its row says".to_owned();
-        return Err(StoreError::Damaged {
-            what: format!("blob {name}"),
-            why,
-        });
+        return Err(StoreError::Damaged { what: format!("blob {name}"), why });
     }
     Ok(archive)
 }
@@ -319,24 +279,14 @@ impl Swap {
         }
         tx.execute(
             "UPDATE seeds SET blob = ?2, sha256 = ?3, lineage = ?4, updated = ?5 WHERE id = ?1",
-            params![
-                self.seed.as_str(),
-                stored.name,
-                stored.sha256,
-                self.lineage,
-                self.now
-            ],
+            params![self.seed.as_str(), stored.name, stored.sha256, self.lineage, self.now],
         )?;
         doom(&tx, &self.base.0, self.seed.as_str(), self.now)?;
         let saved = require(&tx, &self.seed, self.now)?.version;
         commit(tx, stored.fresh)?;
         if saved.0 != stored.name {
             let why = "the row does not name what was just written".to_owned();
-            return Err(StoreError::Damaged {
-                what: format!("seed {}", self.seed),
-                why,
-            }
-            .into());
+            return Err(StoreError::Damaged { what: format!("seed {}", self.seed), why }.into());
         }
         Ok(SaveOutcome::Saved(saved))
     }
@@ -362,12 +312,7 @@ fn apply(
         && row.lease.as_ref().is_none_or(|lease| lease.holder != *holder)
     {
         let why = format!("{holder} does not hold its lease");
-        return Err(StoreError::Conflict {
-            what: "seed",
-            id: id.to_string(),
-            why,
-        }
-        .into());
+        return Err(StoreError::Conflict { what: "seed", id: id.to_string(), why }.into());
     }
     if let Some((status, reason)) = patch.status {
         (row.status, row.status_reason) = (status, reason);
@@ -397,18 +342,12 @@ fn apply(
 }
 
 fn twin(tx: &Transaction<'_>, lineage: Option<&str>) -> rusqlite::Result<Option<String>> {
-    tx.query_row("SELECT id FROM seeds WHERE lineage = ?1", [lineage], |row| {
-        row.get(0)
-    })
-    .optional()
+    tx.query_row("SELECT id FROM seeds WHERE lineage = ?1", [lineage], |row| row.get(0)).optional()
 }
 
 fn find(connection: &Connection, id: &SeedId, now: i64) -> rusqlite::Result<Option<SeedRow>> {
     let sql = format!("SELECT {COLUMNS} FROM seeds WHERE id = ?1");
-    connection
-        .prepare_cached(&sql)?
-        .query_row([id.as_str()], |row| seed_row(row, now))
-        .optional()
+    connection.prepare_cached(&sql)?.query_row([id.as_str()], |row| seed_row(row, now)).optional()
 }
 
 fn require(connection: &Connection, id: &SeedId, now: i64) -> Result<SeedRow, Failure> {
@@ -416,10 +355,7 @@ fn require(connection: &Connection, id: &SeedId, now: i64) -> Result<SeedRow, Fa
 }
 
 fn not_found(id: &SeedId) -> StoreError {
-    StoreError::NotFound {
-        what: "seed",
-        id: id.to_string(),
-    }
+    StoreError::NotFound { what: "seed", id: id.to_string() }
 }
 
 fn seed_row(row: &Row<'_>, now: i64) -> rusqlite::Result<SeedRow> {
@@ -471,10 +407,7 @@ where
     T: std::str::FromStr,
     T::Err: std::error::Error + Send + Sync + 'static,
 {
-    row.get_ref(column)?
-        .as_str()?
-        .parse()
-        .map_err(|e| unreadable(column, Box::new(e)))
+    row.get_ref(column)?.as_str()?.parse().map_err(|e| unreadable(column, Box::new(e)))
 }
 
 /// Reads an id that may be missing.

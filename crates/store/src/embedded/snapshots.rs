@@ -34,17 +34,10 @@ const COLUMNS: &str = "id, session, captured, end_state, thread_id, codec, seed,
 impl Snapshots for Embedded {
     async fn begin(&self) -> Result<Box<dyn SnapshotWriter>> {
         let core = self.core.clone();
-        let sink = self
-            .chunk_work("beginning a snapshot", OPERATION_LIMIT, move || {
-                Sink::begin(&core)
-            })
-            .await?;
+        let sink =
+            self.chunk_work("beginning a snapshot", OPERATION_LIMIT, move || Sink::begin(&core)).await?;
         let state = State::Idle(Box::new(sink), Vec::new());
-        Ok(Box::new(Writer {
-            store: self.clone(),
-            buffer: Vec::with_capacity(CHUNK + TAG_LEN),
-            state,
-        }))
+        Ok(Box::new(Writer { store: self.clone(), buffer: Vec::with_capacity(CHUNK + TAG_LEN), state }))
     }
 
     async fn list(&self, session: &SessionId) -> Result<Vec<SnapshotRow>> {
@@ -67,9 +60,7 @@ impl Snapshots for Embedded {
         let store = self.clone();
         let chunks = stream::try_unfold((store, reader), |(store, mut reader)| async move {
             let read = move || reader.next().map(|chunk| (chunk, reader));
-            let (chunk, reader) = store
-                .chunk_work("reading a snapshot", OPERATION_LIMIT, read)
-                .await?;
+            let (chunk, reader) = store.chunk_work("reading a snapshot", OPERATION_LIMIT, read).await?;
             Ok(chunk.map(|chunk| (Bytes::from(chunk), (store, reader))))
         });
         Ok(chunks.boxed())
@@ -116,21 +107,10 @@ impl Embedded {
 
     async fn reader(&self, id: &SnapshotId) -> Result<Reader> {
         let found = self.find(id).await?;
-        let (row, blob) = found.ok_or_else(|| StoreError::NotFound {
-            what: "snapshot",
-            id: id.to_string(),
-        })?;
+        let (row, blob) =
+            found.ok_or_else(|| StoreError::NotFound { what: "snapshot", id: id.to_string() })?;
         let core = self.core.clone();
-        let open = move || {
-            Reader::open(
-                &core,
-                &blob,
-                Digested {
-                    len: row.len,
-                    sha256: row.sha256,
-                },
-            )
-        };
+        let open = move || Reader::open(&core, &blob, Digested { len: row.len, sha256: row.sha256 });
         self.chunk_work("reading a snapshot", OPERATION_LIMIT, open).await
     }
 }
@@ -171,14 +151,7 @@ impl Sink {
         let sealer = core.sealer.begin_stream(name.clone())?;
         let (mut file, fresh) = core.blobs.create(&name)?;
         file.write_all(&sealer.header()).map_err(|e| failed(&name, e))?;
-        Ok(Self {
-            name,
-            file,
-            fresh,
-            sealer,
-            hash: Sha256::new(),
-            len: 0,
-        })
+        Ok(Self { name, file, fresh, sealer, hash: Sha256::new(), len: 0 })
     }
 
     /// Hashes, seals in place and writes a chunk.
@@ -194,23 +167,9 @@ impl Sink {
         self.put(&mut last, true)?;
         core.blobs.publish(self.file, &mut self.fresh, &self.name)?;
         let sha256 = hex(&self.hash.finalize());
-        let mut reader = Reader::open(
-            core,
-            &self.name,
-            Digested {
-                len: self.len,
-                sha256: sha256.clone(),
-            },
-        )?;
+        let mut reader = Reader::open(core, &self.name, Digested { len: self.len, sha256: sha256.clone() })?;
         while reader.next()?.is_some() {}
-        Ok(Finished {
-            name: self.name,
-            fresh: self.fresh,
-            digested: Digested {
-                len: self.len,
-                sha256,
-            },
-        })
+        Ok(Finished { name: self.name, fresh: self.fresh, digested: Digested { len: self.len, sha256 } })
     }
 }
 
@@ -257,16 +216,9 @@ impl SnapshotWriter for Writer {
         let limit = OPERATION_LIMIT + Duration::from_secs((sink.len + last.len() as u64) / SLOWEST);
         let core = self.store.core.clone();
         let finish = move || sink.finish(&core, last);
-        let finished = self
-            .store
-            .chunk_work("committing a snapshot", limit, finish)
-            .await?;
+        let finished = self.store.chunk_work("committing a snapshot", limit, finish).await?;
         let now = self.store.now_ms();
-        self.store
-            .core
-            .db
-            .run("committing a snapshot", move |c| insert(c, finished, about, now))
-            .await
+        self.store.core.db.run("committing a snapshot", move |c| insert(c, finished, about, now)).await
     }
 }
 
@@ -336,9 +288,8 @@ fn insert(
         let sql =
             "SELECT id, blob FROM snapshots WHERE session = ?1 ORDER BY captured DESC LIMIT -1 OFFSET ?2";
         let mut statement = tx.prepare_cached(sql)?;
-        let rows = statement.query_map(params![session, SNAPSHOTS_KEPT], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
+        let rows =
+            statement.query_map(params![session, SNAPSHOTS_KEPT], |row| Ok((row.get(0)?, row.get(1)?)))?;
         rows.collect::<rusqlite::Result<_>>()?
     };
     for (stale, blob) in stale {
@@ -398,9 +349,7 @@ impl Reader {
         }
         let size = self.left.min((CHUNK + TAG_LEN) as u64);
         let mut chunk = vec![0; size as usize];
-        self.file
-            .read_exact(&mut chunk)
-            .map_err(|e| failed(&self.name, e))?;
+        self.file.read_exact(&mut chunk).map_err(|e| failed(&self.name, e))?;
         self.left -= size;
         self.ended = self.left == 0;
         self.opener.open(&mut chunk, self.ended)?;
@@ -418,20 +367,14 @@ impl Reader {
             return Ok(());
         }
         let why = "it has another length or hash than its row says".to_owned();
-        Err(StoreError::Damaged {
-            what: format!("blob {}", self.name),
-            why,
-        })
+        Err(StoreError::Damaged { what: format!("blob {}", self.name), why })
     }
 }
 
 /// A file that ends too early is damage; anything else may pass.
 fn failed(name: &str, error: std::io::Error) -> StoreError {
     if error.kind() == std::io::ErrorKind::UnexpectedEof {
-        return StoreError::Damaged {
-            what: format!("blob {name}"),
-            why: "it is cut off".to_owned(),
-        };
+        return StoreError::Damaged { what: format!("blob {name}"), why: "it is cut off".to_owned() };
     }
     unavailable("a snapshot's file", format_args!("{name}: {error}"))
 }

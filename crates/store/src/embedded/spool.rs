@@ -34,33 +34,25 @@ struct Head {
 impl Spool for Embedded {
     async fn put(&self, entry: SpoolEntry) -> Result<SpoolId> {
         let core = self.core.clone();
-        self.login_work("spooling a credential", move || write(&core, entry))
-            .await
+        self.login_work("spooling a credential", move || write(&core, entry)).await
     }
 
     async fn confirm(&self, id: &SpoolId) -> Result<()> {
         check_name(&id.0)?;
         let core = self.core.clone();
         let id = id.clone();
-        self.login_work("confirming a spool entry", move || confirm(&core, &id))
-            .await
+        self.login_work("confirming a spool entry", move || confirm(&core, &id)).await
     }
 
     async fn entries(&self) -> Result<Vec<(SpoolId, Result<SpoolEntry>)>> {
         let core = self.core.clone();
         let read = move || {
             let names = names(&core.spool_dir())?;
-            let mut entries: Vec<_> = names
-                .into_iter()
-                .map(|n| (SpoolId(n.clone()), read(&core, &n)))
-                .collect();
+            let mut entries: Vec<_> =
+                names.into_iter().map(|n| (SpoolId(n.clone()), read(&core, &n))).collect();
             // Damaged ones last: of those the time is not known.
             entries.sort_by_key(|(id, entry)| {
-                (
-                    entry.is_err(),
-                    entry.as_ref().map(|e| e.at).unwrap_or_default(),
-                    id.0.clone(),
-                )
+                (entry.is_err(), entry.as_ref().map(|e| e.at).unwrap_or_default(), id.0.clone())
             });
             Ok(entries)
         };
@@ -80,10 +72,7 @@ impl Core {
 
 fn write(core: &Core, entry: SpoolEntry) -> Result<SpoolId> {
     if entry.auth_json.len() > SEED_LIMIT {
-        return Err(invalid(
-            "auth_json",
-            format!("it must be at most {SEED_LIMIT} bytes"),
-        ));
+        return Err(invalid("auth_json", format!("it must be at most {SEED_LIMIT} bytes")));
     }
     let stem = format!("{}-{}", entry.seed, uuid::Uuid::new_v4().simple());
     let name = format!("{stem}{ENDING}");
@@ -92,11 +81,7 @@ fn write(core: &Core, entry: SpoolEntry) -> Result<SpoolId> {
     let dir = core.spool_dir();
     let beside = dir.join(format!("{stem}.tmp"));
     let written = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&beside)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
         file.write_all(&sealed)?;
         file.sync_all()?;
         std::fs::rename(&beside, dir.join(&name))
@@ -134,19 +119,12 @@ fn read(core: &Core, name: &str) -> Result<SpoolEntry> {
     let file = File::open(&path).map_err(|e| failed(&path, e))?;
     let mut sealed = Vec::new();
     let room = SEED_LIMIT as u64 + (64 << 10);
-    file.take(room)
-        .read_to_end(&mut sealed)
-        .map_err(|e| failed(&path, e))?;
+    file.take(room).read_to_end(&mut sealed).map_err(|e| failed(&path, e))?;
     let plain = core.sealer.open(&bound_to(name), &sealed);
-    plain
-        .and_then(|plain| decode(&plain.into()))
-        .map_err(|error| match error {
-            StoreError::Damaged { why, .. } => StoreError::Damaged {
-                what: path.display().to_string(),
-                why,
-            },
-            other => other,
-        })
+    plain.and_then(|plain| decode(&plain.into())).map_err(|error| match error {
+        StoreError::Damaged { why, .. } => StoreError::Damaged { what: path.display().to_string(), why },
+        other => other,
+    })
 }
 
 fn encode(entry: SpoolEntry) -> Result<Vec<u8>> {
@@ -169,17 +147,10 @@ fn encode(entry: SpoolEntry) -> Result<Vec<u8>> {
 }
 
 fn decode(plain: &Bytes) -> Result<SpoolEntry> {
-    let damaged = |why: String| StoreError::Damaged {
-        what: "spool entry".to_owned(),
-        why,
-    };
-    let (len, rest) = plain
-        .split_first_chunk::<4>()
-        .ok_or_else(|| damaged("it is cut off".to_owned()))?;
+    let damaged = |why: String| StoreError::Damaged { what: "spool entry".to_owned(), why };
+    let (len, rest) = plain.split_first_chunk::<4>().ok_or_else(|| damaged("it is cut off".to_owned()))?;
     let len = u32::from_be_bytes(*len) as usize;
-    let head = rest
-        .get(..len)
-        .ok_or_else(|| damaged("it is cut off".to_owned()))?;
+    let head = rest.get(..len).ok_or_else(|| damaged("it is cut off".to_owned()))?;
     let head: Head = serde_json::from_slice(head).map_err(|e| damaged(e.to_string()))?;
     Ok(SpoolEntry {
         seed: head.seed,
@@ -200,19 +171,13 @@ fn bound_to(name: &str) -> String {
 
 /// An entry's name is `<seed>-<32 hex digits>.sealed`; anything else could be a path.
 fn check_name(name: &str) -> Result<()> {
-    let ours = name
-        .strip_suffix(ENDING)
-        .and_then(|stem| stem.split_once('-'))
-        .is_some_and(|(seed, random)| {
+    let ours =
+        name.strip_suffix(ENDING).and_then(|stem| stem.split_once('-')).is_some_and(|(seed, random)| {
             seed.parse::<SeedId>().is_ok()
                 && random.len() == 32
                 && random.bytes().all(|b| b.is_ascii_hexdigit())
         });
-    if ours {
-        Ok(())
-    } else {
-        Err(invalid("spool id", format!("{name:?} is none")))
-    }
+    if ours { Ok(()) } else { Err(invalid("spool id", format!("{name:?} is none"))) }
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {

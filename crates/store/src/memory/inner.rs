@@ -102,17 +102,11 @@ pub(super) struct Snapshot {
 
 impl State {
     pub(super) fn login(&self, id: &SeedId) -> Result<&Login> {
-        self.logins.get(id).ok_or_else(|| StoreError::NotFound {
-            what: "seed",
-            id: id.to_string(),
-        })
+        self.logins.get(id).ok_or_else(|| StoreError::NotFound { what: "seed", id: id.to_string() })
     }
 
     pub(super) fn login_mut(&mut self, id: &SeedId) -> Result<&mut Login> {
-        self.logins.get_mut(id).ok_or_else(|| StoreError::NotFound {
-            what: "seed",
-            id: id.to_string(),
-        })
+        self.logins.get_mut(id).ok_or_else(|| StoreError::NotFound { what: "seed", id: id.to_string() })
     }
 
     pub(super) fn next_version(&mut self) -> SeedVersion {
@@ -122,12 +116,7 @@ impl State {
 
     pub(super) fn note(&mut self, now: i64, seed: &SeedId, holder: Option<&Holder>, event: SeedEvent) {
         let (seed, holder) = (seed.clone(), holder.cloned());
-        self.log.push(Logged {
-            at: from_millis(now),
-            seed,
-            holder,
-            event,
-        });
+        self.log.push(Logged { at: from_millis(now), seed, holder, event });
     }
 
     pub(super) fn lease(
@@ -143,19 +132,11 @@ impl State {
         login.lease = Some((holder.clone(), expires));
         login.turn = Some(self.turns);
         self.note(now, &seed, Some(holder), event);
-        Some(Lease {
-            seed,
-            holder: holder.clone(),
-            expires_at: from_millis(expires),
-        })
+        Some(Lease { seed, holder: holder.clone(), expires_at: from_millis(expires) })
     }
 
     pub(super) fn snapshots_of(&self, session: &SessionId) -> Vec<SnapshotRow> {
-        let of = self
-            .snapshots
-            .values()
-            .map(|s| &s.row)
-            .filter(|row| row.session == *session);
+        let of = self.snapshots.values().map(|s| &s.row).filter(|row| row.session == *session);
         let mut rows: Vec<_> = of.cloned().collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.captured_at));
         rows
@@ -163,9 +144,7 @@ impl State {
 
     pub(super) fn add_snapshot(&mut self, now: i64, about: NewSnapshot, bytes: Bytes) -> SnapshotRow {
         let earlier = self.snapshots_of(&about.session);
-        let captured = earlier
-            .first()
-            .map_or(now, |row| now.max(crate::clock::millis(row.captured_at) + 1));
+        let captured = earlier.first().map_or(now, |row| now.max(crate::clock::millis(row.captured_at) + 1));
         let row = SnapshotRow {
             id: SnapshotId::mint(),
             session: about.session,
@@ -177,13 +156,7 @@ impl State {
             len: bytes.len() as u64,
             sha256: sha256_hex(&bytes),
         };
-        self.snapshots.insert(
-            row.id.clone(),
-            Snapshot {
-                row: row.clone(),
-                bytes,
-            },
-        );
+        self.snapshots.insert(row.id.clone(), Snapshot { row: row.clone(), bytes });
         for stale in earlier.iter().skip(SNAPSHOTS_KEPT - 1) {
             self.snapshots.remove(&stale.id);
         }
@@ -194,11 +167,7 @@ impl State {
     pub(super) fn earlier(&mut self, key: &str, digest: &str, now: i64) -> Option<Inserted> {
         self.keys.retain(|_, (_, _, at)| *at >= now - KEY_KEPT);
         let (stored, session, _) = self.keys.get(key)?;
-        Some(if stored == digest {
-            Inserted::Same(session.clone())
-        } else {
-            Inserted::KeyReused
-        })
+        Some(if stored == digest { Inserted::Same(session.clone()) } else { Inserted::KeyReused })
     }
 }
 
@@ -210,19 +179,11 @@ pub(super) fn expiry(now: i64) -> i64 {
 /// Whether a list shows this record.
 pub(super) fn matches(row: &RecordRow, filter: &RecordFilter) -> bool {
     let label = filter.label.as_ref().is_none_or(|(key, value)| {
-        row.labels
-            .get(key)
-            .is_some_and(|stored| value.as_ref().is_none_or(|value| value == stored))
+        row.labels.get(key).is_some_and(|stored| value.as_ref().is_none_or(|value| value == stored))
     });
     label
         && (filter.states.is_empty() || filter.states.contains(&row.state))
         && filter.host.as_ref().is_none_or(|host| row.host == *host)
-        && filter
-            .seed
-            .as_ref()
-            .is_none_or(|seed| row.seed.as_ref() == Some(seed))
-        && filter
-            .q
-            .as_ref()
-            .is_none_or(|q| row.name.to_lowercase().contains(&q.to_lowercase()))
+        && filter.seed.as_ref().is_none_or(|seed| row.seed.as_ref() == Some(seed))
+        && filter.q.as_ref().is_none_or(|q| row.name.to_lowercase().contains(&q.to_lowercase()))
 }

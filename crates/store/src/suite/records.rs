@@ -21,10 +21,7 @@ fn record(h: &Harness, name: &str) -> RecordRow {
 }
 
 async fn insert(h: &Harness, row: &RecordRow) {
-    assert_eq!(
-        h.store.records.insert(row.clone(), None).await.unwrap(),
-        Inserted::New
-    );
+    assert_eq!(h.store.records.insert(row.clone(), None).await.unwrap(), Inserted::New);
 }
 
 pub async fn a_record_comes_back_as_it_was_given(h: Harness) {
@@ -54,16 +51,10 @@ pub async fn an_update_names_the_revision_it_follows(h: Harness) {
 pub async fn one_request_makes_one_record(h: Harness) {
     let (first, second) = (record(&h, "one"), record(&h, "two"));
     let key = |digest: &str| Some(("key".to_owned(), digest.to_owned()));
-    assert_eq!(
-        h.store.records.insert(first.clone(), key("d1")).await.unwrap(),
-        Inserted::New
-    );
+    assert_eq!(h.store.records.insert(first.clone(), key("d1")).await.unwrap(), Inserted::New);
     let same = h.store.records.insert(second.clone(), key("d1")).await.unwrap();
     assert_eq!(same, Inserted::Same(first.id));
-    assert_eq!(
-        h.store.records.insert(second.clone(), key("d2")).await.unwrap(),
-        Inserted::KeyReused
-    );
+    assert_eq!(h.store.records.insert(second.clone(), key("d2")).await.unwrap(), Inserted::KeyReused);
     assert_eq!(h.store.records.get(&second.id).await.unwrap(), None);
 }
 
@@ -76,10 +67,7 @@ pub async fn an_idempotency_key_is_forgotten_after_a_day(h: Harness) {
     let same = h.store.records.insert(record(&h, "two"), key()).await.unwrap();
     assert_eq!(same, Inserted::Same(first.id));
     h.clock.advance(Duration::from_secs(2));
-    assert_eq!(
-        h.store.records.insert(record(&h, "three"), key()).await.unwrap(),
-        Inserted::New
-    );
+    assert_eq!(h.store.records.insert(record(&h, "three"), key()).await.unwrap(), Inserted::New);
 }
 
 pub async fn each_filter_filters(h: Harness) {
@@ -96,37 +84,19 @@ pub async fn each_filter_filters(h: Harness) {
         label: Some((key.into(), value.map(Into::into))),
         ..Default::default()
     };
-    let q = |q: &str| RecordFilter {
-        q: Some(q.into()),
-        ..Default::default()
-    };
+    let q = |q: &str| RecordFilter { q: Some(q.into()), ..Default::default() };
     let states = |states: &[&str]| RecordFilter {
         states: states.iter().map(|s| (*s).to_owned()).collect(),
         ..Default::default()
     };
-    let both = RecordFilter {
-        q: Some("plain".into()),
-        ..states(&["failed"])
-    };
+    let both = RecordFilter { q: Some("plain".into()), ..states(&["failed"]) };
     let cases: Vec<(RecordFilter, Vec<&RecordRow>)> = vec![
         (RecordFilter::default(), vec![&plain, &odd]),
         (states(&["failed"]), vec![&odd]),
         (states(&["failed", "working"]), vec![&plain, &odd]),
         (states(&["idle"]), vec![]),
-        (
-            RecordFilter {
-                host: Some("remote".into()),
-                ..Default::default()
-            },
-            vec![&odd],
-        ),
-        (
-            RecordFilter {
-                seed: plain.seed.clone(),
-                ..Default::default()
-            },
-            vec![&plain],
-        ),
+        (RecordFilter { host: Some("remote".into()), ..Default::default() }, vec![&odd]),
+        (RecordFilter { seed: plain.seed.clone(), ..Default::default() }, vec![&plain]),
         (label("team", None), vec![&plain, &odd]),
         (label("team", Some("b")), vec![&odd]),
         (label("od\"d.$key", Some("x")), vec![&odd]),
@@ -137,12 +107,7 @@ pub async fn each_filter_filters(h: Harness) {
         (both, vec![]),
     ];
     for (filter, expected) in cases {
-        let page = h
-            .store
-            .records
-            .list(&filter, &PageRequest::default())
-            .await
-            .unwrap();
+        let page = h.store.records.list(&filter, &PageRequest::default()).await.unwrap();
         assert_eq!(page.data.iter().collect::<Vec<_>>(), expected, "{filter:?}");
     }
 }
@@ -160,17 +125,9 @@ pub async fn records_are_listed_page_by_page_newest_first(h: Harness) {
     }
     rows.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
     let mut seen = Vec::new();
-    let mut request = PageRequest {
-        cursor: None,
-        limit: 2,
-    };
+    let mut request = PageRequest { cursor: None, limit: 2 };
     loop {
-        let page = h
-            .store
-            .records
-            .list(&RecordFilter::default(), &request)
-            .await
-            .unwrap();
+        let page = h.store.records.list(&RecordFilter::default(), &request).await.unwrap();
         seen.extend(page.data);
         request.cursor = page.next_cursor;
         if request.cursor.is_none() {
@@ -178,31 +135,16 @@ pub async fn records_are_listed_page_by_page_newest_first(h: Harness) {
         }
     }
     assert_eq!(seen, rows);
-    let exactly = h
-        .store
-        .records
-        .list(
-            &RecordFilter::default(),
-            &PageRequest {
-                cursor: None,
-                limit: 7,
-            },
-        )
-        .await;
+    let exactly =
+        h.store.records.list(&RecordFilter::default(), &PageRequest { cursor: None, limit: 7 }).await;
     assert_eq!(exactly.unwrap().next_cursor, None);
 }
 
 pub async fn a_made_up_cursor_is_refused(h: Harness) {
     for cursor in ["", "x", "~", "x~y"] {
-        let request = PageRequest {
-            cursor: Some(cursor.into()),
-            limit: 1,
-        };
+        let request = PageRequest { cursor: Some(cursor.into()), limit: 1 };
         let refused = h.store.records.list(&RecordFilter::default(), &request).await;
-        assert!(
-            matches!(refused, Err(StoreError::Invalid { field: "cursor", .. })),
-            "{cursor:?}"
-        );
+        assert!(matches!(refused, Err(StoreError::Invalid { field: "cursor", .. })), "{cursor:?}");
     }
 }
 
@@ -225,12 +167,6 @@ pub async fn an_absent_record_is_deleted_without_an_error(h: Harness) {
 }
 
 pub async fn a_body_over_the_limit_is_refused(h: Harness) {
-    let row = RecordRow {
-        body: Bytes::from(vec![0; RECORD_LIMIT + 1]),
-        ..record(&h, "big")
-    };
-    assert!(matches!(
-        h.store.records.insert(row, None).await,
-        Err(StoreError::Invalid { .. })
-    ));
+    let row = RecordRow { body: Bytes::from(vec![0; RECORD_LIMIT + 1]), ..record(&h, "big") };
+    assert!(matches!(h.store.records.insert(row, None).await, Err(StoreError::Invalid { .. })));
 }

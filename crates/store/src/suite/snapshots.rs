@@ -38,25 +38,16 @@ pub async fn an_archive_comes_back_as_it_went_in(h: Harness) {
     // Around the chunk's size, in pieces smaller and larger than it.
     for (len, piece) in [(1, 1), (mib, 4096), (mib + 1, 3 * mib), (2 * mib, 300_001)] {
         let bytes: Bytes = (0..len).map(|i| (i % 251) as u8).collect::<Vec<_>>().into();
-        let pieces: Vec<_> = (0..len)
-            .step_by(piece)
-            .map(|at| bytes.slice(at..len.min(at + piece)))
-            .collect();
+        let pieces: Vec<_> = (0..len).step_by(piece).map(|at| bytes.slice(at..len.min(at + piece))).collect();
         let new = about(&session, "thread");
         let row = store(&h, new.clone(), &pieces).await;
-        assert_eq!(
-            (row.len, &row.sha256),
-            (len as u64, &seed_archive::sha256_hex(&bytes))
-        );
+        assert_eq!((row.len, &row.sha256), (len as u64, &seed_archive::sha256_hex(&bytes)));
         assert_eq!(
             (&row.end_state, &row.thread_id, &row.codec, &row.seed),
             (&new.end_state, &new.thread_id, &new.codec, &new.seed)
         );
         assert_eq!(h.store.snapshots.get(&row.id).await.unwrap().as_ref(), Some(&row));
-        assert!(
-            read(&h, &row.id).await == bytes,
-            "{len} bytes in pieces of {piece}"
-        );
+        assert!(read(&h, &row.id).await == bytes, "{len} bytes in pieces of {piece}");
         h.store.snapshots.verify(&row.id).await.unwrap();
     }
 }
@@ -82,14 +73,7 @@ pub async fn the_newest_five_are_kept_and_listed_newest_first(h: Harness) {
     let mut rows = Vec::new();
     for i in 0..SNAPSHOTS_KEPT + 2 {
         // The clock stands still: each is 1 ms after the one before (T-162).
-        rows.push(
-            store(
-                &h,
-                about(&session, &i.to_string()),
-                &[Bytes::from(vec![i as u8; 10])],
-            )
-            .await,
-        );
+        rows.push(store(&h, about(&session, &i.to_string()), &[Bytes::from(vec![i as u8; 10])]).await);
     }
     assert!(rows.windows(2).all(|w| w[0].captured_at < w[1].captured_at));
     let listed = h.store.snapshots.list(&session).await.unwrap();
@@ -115,12 +99,6 @@ pub async fn sessions_do_not_prune_each_other(h: Harness) {
 pub async fn an_unknown_snapshot_is_not_found(h: Harness) {
     let id = SnapshotId::mint();
     assert_eq!(h.store.snapshots.get(&id).await.unwrap(), None);
-    assert!(matches!(
-        h.store.snapshots.open(&id).await.err(),
-        Some(StoreError::NotFound { .. })
-    ));
-    assert!(matches!(
-        h.store.snapshots.verify(&id).await,
-        Err(StoreError::NotFound { .. })
-    ));
+    assert!(matches!(h.store.snapshots.open(&id).await.err(), Some(StoreError::NotFound { .. })));
+    assert!(matches!(h.store.snapshots.verify(&id).await, Err(StoreError::NotFound { .. })));
 }

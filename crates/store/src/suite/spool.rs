@@ -19,14 +19,7 @@ fn entry(h: &Harness, seed: &SeedId, by: &str, token: &str) -> SpoolEntry {
 
 /// What is in the spool.
 async fn all(h: &Harness) -> Vec<SpoolEntry> {
-    h.store
-        .spool
-        .entries()
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|(_, entry)| entry.unwrap())
-        .collect()
+    h.store.spool.entries().await.unwrap().into_iter().map(|(_, entry)| entry.unwrap()).collect()
 }
 
 pub async fn an_entry_comes_back_as_it_was_given(h: Harness) {
@@ -40,9 +33,7 @@ pub async fn an_entry_comes_back_as_it_was_given(h: Harness) {
 }
 
 pub async fn entries_are_oldest_first(h: Harness) {
-    let entries: Vec<_> = (0..5)
-        .map(|i| entry(&h, &SeedId::mint(), "a", &i.to_string()))
-        .collect();
+    let entries: Vec<_> = (0..5).map(|i| entry(&h, &SeedId::mint(), "a", &i.to_string())).collect();
     for entry in entries.iter().rev() {
         h.store.spool.put(entry.clone()).await.unwrap();
     }

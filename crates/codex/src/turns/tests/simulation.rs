@@ -137,31 +137,19 @@ impl World {
             None => {}
             Some(Ask::Start(message)) => match self.running.clone() {
                 Some(turn) => {
-                    let id = if self.has_phantoms {
-                        format!("phantom-{message}")
-                    } else {
-                        turn
-                    };
+                    let id = if self.has_phantoms { format!("phantom-{message}") } else { turn };
                     self.said.push_back(Said::Start(message, Ok(id)));
                 }
                 None => {
                     let turn = self.begin();
                     let ack = Said::Start(message, Ok(turn.clone()));
                     let started = Said::Started(turn);
-                    let both = if self.starts_before_ack {
-                        [started, ack]
-                    } else {
-                        [ack, started]
-                    };
+                    let both = if self.starts_before_ack { [started, ack] } else { [ack, started] };
                     self.said.extend(both);
                 }
             },
             Some(Ask::Steer(message, turn)) => {
-                let answer = if self.running.as_ref() == Some(&turn) {
-                    Ok(())
-                } else {
-                    Err(refusal())
-                };
+                let answer = if self.running.as_ref() == Some(&turn) { Ok(()) } else { Err(refusal()) };
                 self.said.push_back(Said::Steer(message, answer));
             }
             Some(Ask::Interrupt(turn)) => match self.running.as_ref() == Some(&turn) {
@@ -204,11 +192,7 @@ impl World {
         self.said.clear();
         let effects = self.turns.detached();
         self.obey(effects);
-        let status = if self.running.is_some() {
-            ACTIVE
-        } else {
-            ThreadStatus::Idle
-        };
+        let status = if self.running.is_some() { ACTIVE } else { ThreadStatus::Idle };
         let running = self.running.clone().filter(|_| named);
         let effects = self.turns.attached(&status, running.as_deref());
         self.obey(effects);
