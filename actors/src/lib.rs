@@ -31,6 +31,8 @@ pub mod settings;
 pub mod snapshotter;
 pub mod supervision;
 pub mod teardown;
+#[cfg(feature = "testsuite")]
+pub mod testing;
 pub mod trace;
 
 pub use error::SessionError;

@@ -125,7 +125,9 @@ impl Server {
                 "codexHome": self.home, "platformFamily": "unix", "platformOs": "linux",
             })),
             "account/read" => Ok(json!({ "account": null, "requiresOpenaiAuth": false })),
-            "model/list" => Ok(json!({ "data": [model("gpt-5.5"), model("gpt-5.5-mini")], "nextCursor": null })),
+            "model/list" => {
+                Ok(json!({ "data": [model("gpt-5.5"), model("gpt-5.5-mini")], "nextCursor": null }))
+            }
             "thread/start" => Ok(self.start_thread(client, &params)),
             "thread/resume" => self.resume_thread(client, &params),
             "turn/start" => self.start_turn(client, &message["id"], &params),
@@ -256,7 +258,10 @@ impl Server {
         let running = thread.and_then(|thread| thread.running.as_ref());
         let running = running.ok_or("no active turn to steer")?;
         if params["expectedTurnId"] != running.turn.as_str() {
-            return Err(format!("expected active turn id {} but found {}", params["expectedTurnId"], running.turn));
+            return Err(format!(
+                "expected active turn id {} but found {}",
+                params["expectedTurnId"], running.turn
+            ));
         }
         let _ = running.steer.send(params["input"][0]["text"].as_str().unwrap_or_default().to_owned());
         Ok(json!({ "turnId": running.turn }))

@@ -69,7 +69,7 @@ impl Turn {
         let mut next = Some(text);
         while let Some(text) = next {
             let content = json!([{ "type": "text", "text": text, "text_elements": [] }]);
-            let item = json!({ "type": "userMessage", "id": Uuid::new_v4(), "content": content });
+            let item = json!({ "type": "userMessage", "id": Uuid::new_v4().to_string(), "content": content });
             self.notify("item/started", json!({ "item": item }));
             self.notify("item/completed", json!({ "item": item }));
             self.server.keep(&self.thread, &item);

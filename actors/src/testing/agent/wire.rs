@@ -15,7 +15,11 @@ use super::FakeAgents;
 use super::server::Server;
 
 /// Accepts connections for ever.
-pub(super) fn listen(server: Server, mut listener: FakeListener, agents: FakeAgents) -> BoxFuture<'static, ()> {
+pub(super) fn listen(
+    server: Server,
+    mut listener: FakeListener,
+    agents: FakeAgents,
+) -> BoxFuture<'static, ()> {
     async move {
         let mut connections = FuturesUnordered::new();
         loop {
