@@ -44,6 +44,11 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 /// The name of the one host.
 pub const HOST: &str = "fake";
 
+/// Plays one story on a runtime of its own, for tests that play many.
+pub fn play<T>(story: impl Future<Output = T>) -> T {
+    actix::System::new().block_on(story)
+}
+
 /// The parts that outlive a service, and at most one service.
 pub struct World {
     /// The machine.
@@ -191,12 +196,13 @@ impl World {
         wanted: impl Fn(&SessionView) -> bool,
     ) -> SessionView {
         let waiting = async {
+            let mut looks = 0;
             loop {
                 let view = self.view(id).await;
                 if wanted(&view) {
                     return view;
                 }
-                pause().await;
+                pause(&mut looks).await;
             }
         };
         match tokio::time::timeout(PATIENCE, waiting).await {
@@ -223,8 +229,9 @@ impl World {
     /// Waits until something is true.
     pub async fn until(&self, what: &str, mut wanted: impl AsyncFnMut() -> bool) {
         let waiting = async {
+            let mut looks = 0;
             while !wanted().await {
-                pause().await;
+                pause(&mut looks).await;
             }
         };
         if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
@@ -319,9 +326,11 @@ impl World {
     }
 }
 
-/// Lets some time pass between two looks.
-async fn pause() {
-    tokio::time::sleep(Duration::from_millis(20)).await;
+/// Lets some time pass between two looks: little at first, more where a limit of minutes has to run out.
+async fn pause(looks: &mut u32) {
+    *looks += 1;
+    let millis = if *looks < 100 { 10 } else { 500 };
+    tokio::time::sleep(Duration::from_millis(millis)).await;
 }
 
 /// Injected panics are what the tests are about; their messages would bury the others.
