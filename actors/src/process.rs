@@ -11,6 +11,7 @@ use optio_host::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -38,6 +39,10 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// A heartbeat for a renewal that was sent longer ago than this would promise more than the lease holds.
 const HEARTBEAT_AGE: Duration = Duration::from_secs(4);
 
+/// How long an agent that broke its conversation off may take to end: most often that was its end already, and its
+/// status says more than a closed pipe.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
 /// How we talk to the app-server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -57,6 +62,8 @@ pub struct Process {
     pulse: Pulse,
     last_error: Option<String>,
     told: bool,
+    /// True once the session was told of the agent's end.
+    over: watch::Sender<bool>,
 }
 
 enum Agent {
@@ -79,7 +86,7 @@ impl Process {
         known: Option<AgentIdentity>,
     ) -> Self {
         let agent = known.map_or(Agent::None, Agent::Guarded);
-        Self { run, session, agent, pulse, last_error: None, told: false }
+        Self { run, session, agent, pulse, last_error: None, told: false, over: watch::Sender::new(false) }
     }
 
     /// Watches the file that the guard writes when the agent has ended.
@@ -157,15 +164,17 @@ impl Process {
         let run = self.run.clone();
         let session = self.session.clone();
         let stderr = match std::mem::replace(&mut self.agent, Agent::Ended) {
-            Agent::Piped(piped) => Some(piped.stderr_tail()),
+            Agent::Piped(piped) => Some(piped.stderr().bytes()),
             _ => None,
         };
+        let over = self.over.clone();
         let telling = async move {
             let stderr = match stderr {
                 Some(stderr) => stderr,
                 None => run.host.guard_stderr(&run.dir).await.unwrap_or_default(),
             };
             session.do_send(AgentEnded { status, by_guard, stderr });
+            over.send_replace(true);
         };
         ctx.spawn(telling.into_actor(self));
     }
@@ -322,6 +331,35 @@ impl Handler<CheckAgent> for Process {
 
     fn handle(&mut self, _: CheckAgent, ctx: &mut Self::Context) {
         self.check(ctx);
+    }
+}
+
+/// Asks what the agent last said on standard error, by somebody whose conversation with it broke. An agent that is about
+/// to end is given the time to do so: the session then hears of its end before this is answered.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Bytes")]
+pub struct LastWords;
+
+impl Handler<LastWords> for Process {
+    type Result = ResponseActFuture<Self, Bytes>;
+
+    fn handle(&mut self, _: LastWords, ctx: &mut Self::Context) -> Self::Result {
+        self.check(ctx);
+        let mut over = self.over.subscribe();
+        let run = self.run.clone();
+        let piped = match &self.agent {
+            Agent::Piped(piped) => Some(piped.stderr()),
+            Agent::None | Agent::Guarded(_) | Agent::Ended => None,
+        };
+        let asking = async move {
+            // An agent that lives on is as good an answer.
+            let _ = tokio::time::timeout(END_LIMIT, over.wait_for(|over| *over)).await;
+            match piped {
+                Some(stderr) => stderr.bytes(),
+                None => run.host.guard_stderr(&run.dir).await.unwrap_or_default(),
+            }
+        };
+        Box::pin(asking.into_actor(self))
     }
 }
 

@@ -18,6 +18,7 @@ mod context;
 mod crew;
 mod end;
 mod facts;
+mod last_words;
 mod launch;
 pub mod phase;
 pub mod record;
@@ -43,6 +44,7 @@ pub use requests::{
 };
 
 use crate::events::Events;
+use crate::process::{CheckAgent, LastWords};
 use crate::settings::Settings;
 use crate::supervision::{ChildExit, ChildKind};
 use children::{AfterExit, Children, Crew, observe_all};
@@ -243,7 +245,8 @@ impl Handler<ChildExit> for Session {
                 self.end(Cause::failed(reason), ctx);
             }
             AfterExit::Restart(_) if crew::is_irreplaceable(self, exit.kind) => {
-                self.end(Cause::failed(format!("{} failed: {}", exit.kind, exit.reason)), ctx);
+                let cause = Cause::failed(format!("{} failed: {}", exit.kind, exit.reason));
+                self.end_unless_the_agent_has(cause, ctx);
             }
             AfterExit::Restart(wait) => {
                 let kind = exit.kind;
@@ -262,6 +265,13 @@ impl Handler<ChildExit> for Session {
 }
 
 impl Session {
+    /// Ends the run for a conversation that cannot be taken up again. What broke it may be the agent's end, which is the
+    /// better reason and comes first if it comes at all.
+    fn end_unless_the_agent_has(&mut self, cause: Cause, ctx: &mut Context<Self>) {
+        let asking = self.crew(ctx).process.send(LastWords);
+        ctx.spawn(asking.into_actor(self).map(|_, session, ctx| session.end(cause, ctx)));
+    }
+
     /// A fresh reader is told to attach again; the others know from the record what to do.
     fn after_restart(&mut self, kind: ChildKind, ctx: &mut Context<Self>) {
         if kind != ChildKind::ConversationReader || self.phase() != Phase::Live {
@@ -269,7 +279,7 @@ impl Session {
         }
         let crew = self.crew(ctx);
         // What broke the conversation may be the agent's end.
-        crew.process.do_send(crate::process::CheckAgent);
+        crew.process.do_send(CheckAgent);
         let attaching = launch::attach_again(self.run.clone(), crew);
         let attaching = attaching.instrument(self.span.clone());
         ctx.spawn(attaching.into_actor(self).map(|attached, session, _| match attached {

@@ -23,7 +23,7 @@ pub struct Pipes {
 
 /// The last bytes of a stream.
 #[derive(Clone, Default)]
-struct Tail(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Tail(Arc<Mutex<Vec<u8>>>);
 
 impl Tail {
     async fn fill(self, mut from: Box<dyn AsyncRead + Send + Unpin>) {
@@ -36,7 +36,7 @@ impl Tail {
         }
     }
 
-    fn bytes(&self) -> Bytes {
+    pub(super) fn bytes(&self) -> Bytes {
         Bytes::from(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
@@ -75,8 +75,9 @@ impl Piped {
         self.identity
     }
 
-    pub(super) fn stderr_tail(&self) -> Bytes {
-        self.stderr.bytes()
+    /// What it says on standard error, also after it has ended.
+    pub(super) fn stderr(&self) -> Tail {
+        self.stderr.clone()
     }
 
     /// Ends the child: the conversation has closed its input by now, which is the gentle way; then SIGTERM, SIGKILL.

@@ -27,6 +27,7 @@ use tracing::{info, warn};
 
 use super::children::Crew;
 use super::end::Cause;
+use super::last_words::last_words;
 use super::record::AgentRecord;
 use super::{RunContext, TurnMode};
 use crate::conversation::{Attach, AttachError, Attached, Over, SendMessage, ThreadPlan};
@@ -34,7 +35,7 @@ use crate::cred_watcher::{Baseline, WatchLogin, Watched};
 use crate::host_link::Connect;
 use crate::lease_renewer::{AcquireError, AcquireLease};
 use crate::login::account_of;
-use crate::process::{AgentLaunch, Pipes, StartAgent, Transport};
+use crate::process::{AgentLaunch, LastWords, Pipes, StartAgent, Transport};
 use crate::settings::{LEASED_KILL_AFTER, LEASED_TERM_AFTER, Settings};
 use crate::snapshotter::{Restore, RestoreError};
 use crate::trace::Deed;
@@ -62,6 +63,8 @@ enum LaunchError {
     Restore(#[from] RestoreError),
     #[error("the conversation did not come up: {problem}{said}")]
     Attach { problem: AttachError, said: String },
+    #[error("the conversation broke off before it came up{said}")]
+    BrokeOff { said: String },
     #[error("{0}")]
     Unusable(String),
     #[error("{0} died during the launch")]
@@ -308,17 +311,19 @@ impl Launching {
             None => Over::Socket(self.run.host.socket_path(&self.run.dir)),
         };
         let attach = Attach { over, plan: ThreadPlan::of(&self.run) };
-        let attaching = ask("the conversation reader", self.crew.reader.send(attach));
+        let attaching = self.crew.reader.send(attach);
         // A handshake may take its whole limit; a stop need not wait for it.
         let attached = tokio::select! {
-            attached = attaching => attached?,
+            attached = attaching => attached,
             () = self.stop.cancelled() => return Err(LaunchError::Stopped),
         };
         let attached = match attached {
-            Ok(attached) => attached,
-            Err(problem) => {
+            Ok(Ok(attached)) => attached,
+            Ok(Err(problem)) => {
                 return Err(LaunchError::Attach { problem, said: self.last_words().await });
             }
+            // The reader exits without an answer when the wire breaks under it.
+            Err(_) => return Err(LaunchError::BrokeOff { said: self.last_words().await }),
         };
         went_live(&self.run, &attached).await?;
         Ok(attached)
@@ -326,14 +331,9 @@ impl Launching {
 
     /// What the agent last said on standard error: an agent that fails to come up says why there.
     async fn last_words(&self) -> String {
-        match self.run.host.guard_stderr(&self.run.dir).await {
-            Ok(stderr) if !stderr.is_empty() => {
-                let text = String::from_utf8_lossy(&stderr);
-                let lines: Vec<_> = text.lines().rev().take(5).collect();
-                format!("; the agent last said: {}", lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
-            }
-            Ok(_) | Err(_) => String::new(),
-        }
+        // A process actor that died is another exit, which the session hears of.
+        let stderr = self.crew.process.send(LastWords).await.unwrap_or_default();
+        last_words(&stderr).map(|words| format!("; the agent last said: {words}")).unwrap_or_default()
     }
 
     /// The kickoff of a fresh run that starts by itself, or the notice of a resumed one (S-325).
