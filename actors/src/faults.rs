@@ -101,6 +101,11 @@ impl Faults {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).len()
     }
 
+    /// How many armed faults have not struck as often as they are to.
+    pub fn armed(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     fn put(&self, fault: Armed) -> bool {
         let mut armed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if armed.len() >= MAX_ARMED {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use jiff::Timestamp;
-use optio_store::{Holder, Lease, Renewal, SeedId, SeedPatch, SeedStatus, StoreError, Want};
+use optio_store::{
+    Holder, Lease, PageRequest, Renewal, SeedId, SeedPatch, SeedRow, SeedStatus, StoreError, Want,
+};
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -259,14 +261,20 @@ impl Handler<ReleaseLease> for LeaseRenewer {
     type Result = ResponseActFuture<Self, StepResult>;
 
     fn handle(&mut self, release: ReleaseLease, _: &mut Self::Context) -> Self::Result {
-        let Some(seed) = self.seed.clone() else {
-            return Box::pin(async { Ok(Finish::Skipped("no seed was leased".to_owned())) }.into_actor(self));
-        };
+        let known = self.seed.clone();
         let lost = self.state == LeaseState::Lost;
         let refusal = withhold(&release);
         let (run, holder) = (self.run.clone(), self.holder.clone());
         let releasing = async move {
             run.step(ChildKind::LeaseRenewer, "release").await.map_err(StepError::new)?;
+            // An acquire without an answer may have been done all the same (INV-11).
+            let seed = match known {
+                Some(seed) => Some(seed),
+                None => unnoted_lease(&run).await.map_err(StepError::new)?,
+            };
+            let Some(seed) = seed else {
+                return Ok(Finish::Skipped("no seed was leased".to_owned()));
+            };
             if lost {
                 return Ok(Finish::Skipped(format!("the lease of seed {seed} was already lost")));
             }
@@ -293,6 +301,31 @@ impl Handler<ReleaseLease> for LeaseRenewer {
             }
             result
         }))
+    }
+}
+
+/// The seed whose lease this run has in the store without knowing it: the answer of its acquire was lost, with the actor
+/// or the process that asked. The holder was minted before and is on record, so the lease is found by it (T-103).
+pub(crate) async fn unnoted_lease(run: &RunContext) -> Result<Option<SeedId>, StoreError> {
+    let (wanted, holder) = run.ledger.read(|record| {
+        let of_run = record.run.as_ref();
+        let asked = record.config.seed().is_some() || of_run.is_some_and(|r| r.former_seed.is_some());
+        (asked && of_run.is_some_and(|r| r.seed.is_none()), of_run.map(|r| r.holder.clone()))
+    });
+    let Some(holder) = holder.filter(|_| wanted) else {
+        return Ok(None);
+    };
+    let mut page = PageRequest { cursor: None, limit: PageRequest::MAX };
+    loop {
+        let seeds = run.store.seeds.list(None, &page).await?;
+        let is_ours = |row: &&SeedRow| row.lease.as_ref().is_some_and(|lease| lease.holder == holder);
+        if let Some(row) = seeds.data.iter().find(is_ours) {
+            return Ok(Some(row.id.clone()));
+        }
+        match seeds.next_cursor {
+            Some(cursor) => page.cursor = Some(cursor),
+            None => return Ok(None),
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use piped::Piped;
 pub use piped::Pipes;
+use piped::{Piped, Stderr};
 
 use crate::session::RunContext;
 use crate::supervision::{ChildKind, Observation, Observe, Pulse};
@@ -54,6 +54,8 @@ pub struct Process {
     run: RunContext,
     session: Recipient<AgentEnded>,
     agent: Agent,
+    /// What an agent on our pipes said on standard error.
+    stderr: Option<Stderr>,
     pulse: Pulse,
     last_error: Option<String>,
     told: bool,
@@ -79,7 +81,7 @@ impl Process {
         known: Option<AgentIdentity>,
     ) -> Self {
         let agent = known.map_or(Agent::None, Agent::Guarded);
-        Self { run, session, agent, pulse, last_error: None, told: false }
+        Self { run, session, agent, stderr: None, pulse, last_error: None, told: false }
     }
 
     /// Watches the file that the guard writes when the agent has ended.
@@ -154,20 +156,24 @@ impl Process {
             return;
         }
         info!(?who, %status, by_guard, "agent ended");
-        let run = self.run.clone();
+        self.agent = Agent::Ended;
         let session = self.session.clone();
-        let stderr = match std::mem::replace(&mut self.agent, Agent::Ended) {
-            Agent::Piped(piped) => Some(piped.stderr_tail()),
-            _ => None,
-        };
+        let words = self.last_words(true);
         let telling = async move {
-            let stderr = match stderr {
-                Some(stderr) => stderr,
-                None => run.host.guard_stderr(&run.dir).await.unwrap_or_default(),
-            };
+            let stderr = words.await;
             session.do_send(AgentEnded { status, by_guard, stderr });
         };
         ctx.spawn(telling.into_actor(self));
+    }
+
+    fn last_words(&self, to_the_end: bool) -> impl Future<Output = Bytes> + use<> {
+        let (run, stderr) = (self.run.clone(), self.stderr.clone());
+        async move {
+            match stderr {
+                Some(stderr) => stderr.last_words(to_the_end).await,
+                None => run.host.guard_stderr(&run.dir).await.unwrap_or_default(),
+            }
+        }
     }
 }
 
@@ -265,6 +271,7 @@ impl Handler<StartAgent> for Process {
                     None
                 }
                 Some((piped, pipes, exit)) => {
+                    process.stderr = Some(piped.stderr());
                     process.agent = Agent::Piped(piped);
                     ctx.spawn(exit.into_actor(process).map(move |status, process, ctx| {
                         process.ended(Some(identity), status, false, ctx);
@@ -322,6 +329,22 @@ impl Handler<CheckAgent> for Process {
 
     fn handle(&mut self, _: CheckAgent, ctx: &mut Self::Context) {
         self.check(ctx);
+    }
+}
+
+/// Asks for what the agent last said on standard error: one that does not come up says why there.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Bytes")]
+pub struct LastWords {
+    /// It seems to have ended: its pipe may still be read to its end.
+    pub to_the_end: bool,
+}
+
+impl Handler<LastWords> for Process {
+    type Result = ResponseFuture<Bytes>;
+
+    fn handle(&mut self, LastWords { to_the_end }: LastWords, _: &mut Self::Context) -> Self::Result {
+        Box::pin(self.last_words(to_the_end))
     }
 }
 

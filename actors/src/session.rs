@@ -44,15 +44,19 @@ pub use requests::{
 
 use crate::events::Events;
 use crate::settings::Settings;
-use crate::supervision::{ChildExit, ChildKind};
+use crate::supervision::{ChildExit, ChildKind, ExitReason};
 use children::{AfterExit, Children, Crew, observe_all};
 use end::Cause;
+use launch::NotLaunched;
 use phase::{EndState, Phase};
 use record::Ledger;
 use status::SessionView;
 
 /// How often the supervisor compares its children's pulses with its own clock.
 const HEALTH_EVERY: Duration = Duration::from_secs(5);
+
+/// How long the end of an agent may come after the end of its pipes, last words included.
+const AGENT_END_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a session begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,8 +168,11 @@ impl Session {
         crew::complete(self, ctx)
     }
 
-    fn began(&mut self, result: Result<(), Cause>, ctx: &mut Context<Self>) {
+    fn began(&mut self, result: Result<(), NotLaunched>, ctx: &mut Context<Self>) {
         self.beginning_under_way = false;
+        if let Err(NotLaunched { still_at_it: Some(child), .. }) = &result {
+            self.children.discard(*child);
+        }
         let pending = self.ledger.read(|record| record.phase == Phase::Stopping);
         match result {
             _ if self.detaching => {}
@@ -176,7 +183,7 @@ impl Session {
                 self.save(ctx);
                 self.publish();
             }
-            Err(cause) => self.end(cause, ctx),
+            Err(failed) => self.end(failed.cause, ctx),
         }
     }
 }
@@ -243,7 +250,14 @@ impl Handler<ChildExit> for Session {
                 self.end(Cause::failed(reason), ctx);
             }
             AfterExit::Restart(_) if crew::is_irreplaceable(self, exit.kind) => {
-                self.end(Cause::failed(format!("{} failed: {}", exit.kind, exit.reason)), ctx);
+                let cause = Cause::failed(format!("{} failed: {}", exit.kind, exit.reason));
+                match (exit.kind, exit.reason) {
+                    // A conversation that broke off is mostly the agent's end, which says more, and is told apart.
+                    (ChildKind::ConversationReader, ExitReason::Failed(_)) => {
+                        ctx.run_later(AGENT_END_LIMIT, move |session, ctx| session.end(cause, ctx));
+                    }
+                    _ => self.end(cause, ctx),
+                }
             }
             AfterExit::Restart(wait) => {
                 let kind = exit.kind;
