@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::session::RunContext;
-use crate::supervision::{ChildKind, Observation, Observe, Pulse};
+use crate::supervision::{ChildKind, Observation, Observe, Pulse, beat};
 use crate::teardown::{Finish, Outcome, ReleaseLease, StepError, StepResult};
 use crate::trace::Deed;
 
@@ -164,6 +164,7 @@ impl Actor for LeaseRenewer {
             self.renew(ctx);
         }
         ctx.run_interval(RENEW_EVERY, |renewer, ctx| renewer.renew(ctx));
+        beat(ctx, ChildKind::LeaseRenewer, self.run.clone());
     }
 }
 

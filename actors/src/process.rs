@@ -18,15 +18,16 @@ pub use piped::Pipes;
 use piped::{Piped, Stderr};
 
 use crate::session::RunContext;
-use crate::supervision::{ChildKind, Observation, Observe, Pulse};
+use crate::supervision::{ChildKind, Observation, Observe, Pulse, beat};
 use crate::teardown::{Finish, StepError, StepResult, StopAgent, StopStyle};
 use crate::trace::Deed;
 
 /// A look at the agent without being woken.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 
-/// Silence past this is loss.
-pub(crate) const PULSE_LIMIT: Duration = Duration::from_secs(45);
+/// Silence past this is loss. Short, because a hung one touches no heartbeat: found 5 s later at most, its successor has
+/// to hear of the next renewal, 10 s later at most, before the guard ends the agent at 45 s.
+pub(crate) const PULSE_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long an agent may take to flush and end by itself after SIGTERM or end-of-file (S-458, S-460); an idle one
 /// takes 0.03 s (LAB §9).
@@ -188,6 +189,7 @@ impl Actor for Process {
             process.check(ctx);
             process.touch_if_unleased(ctx);
         });
+        beat(ctx, ChildKind::Process, self.run.clone());
     }
 }
 

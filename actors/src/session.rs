@@ -44,7 +44,7 @@ pub use requests::{
 
 use crate::events::Events;
 use crate::settings::Settings;
-use crate::supervision::{ChildExit, ChildKind, ExitReason};
+use crate::supervision::{ChildExit, ChildKind, ExitReason, beat};
 use children::{AfterExit, Children, Crew, observe_all};
 use end::Cause;
 use launch::NotLaunched;
@@ -212,6 +212,7 @@ impl Actor for Session {
             }
         }
         ctx.run_interval(HEALTH_EVERY, Self::look_after_children);
+        beat(ctx, ChildKind::Session, self.run.clone());
         self.publish();
     }
 }

@@ -511,6 +511,20 @@ impl Handler<ChildExit> for Sessions {
         if live.revived.len() > REVIVALS {
             error!(session = %id, "session actor dies again and again, it is left for the next start");
             self.live.remove(&id);
+            let settings = self.settings.clone();
+            let why = format!(
+                "its supervisor died {} times ({}); it is left as it is for the next start of the service",
+                REVIVALS + 1,
+                exit.reason
+            );
+            let telling = async move {
+                match settings.store.journal.open(id.as_str()).await {
+                    Ok(stream) => Events::new(id, stream, settings.service_stream.clone())
+                        .tell("attention", &json!({ "reason": why })),
+                    Err(problem) => error!(session = %id, %problem, "journal cannot be opened"),
+                }
+            };
+            ctx.spawn(telling.into_actor(self));
             return;
         }
         let settings = self.settings.clone();

@@ -15,7 +15,7 @@ use crate::login::account_of;
 use crate::session::RunContext;
 use crate::session::phase::EndState;
 use crate::session::record::SessionRecord;
-use crate::supervision::{ChildKind, Observation, Observe, Pulse};
+use crate::supervision::{ChildKind, Observation, Observe, Pulse, beat};
 use crate::teardown::{CaptureSeed, CaptureSnapshot, Finish, Step, StepError, StepResult};
 use crate::trace::Deed;
 
@@ -60,6 +60,7 @@ impl Actor for Snapshotter {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(BEAT, |snapshotter, _| snapshotter.pulse.touch());
+        beat(ctx, ChildKind::Snapshotter, self.run.clone());
     }
 }
 
