@@ -262,7 +262,9 @@ impl Handler<ReleaseLease> for LeaseRenewer {
     type Result = ResponseActFuture<Self, StepResult>;
 
     fn handle(&mut self, release: ReleaseLease, _: &mut Self::Context) -> Self::Result {
-        let known = self.seed.clone();
+        // A lease whose acquire had no answer may have been found, and put on record, after this actor began.
+        let on_record = || self.run.ledger.read(|r| r.run.as_ref().and_then(|of_run| of_run.seed.clone()));
+        let known = self.seed.clone().or_else(on_record);
         let lost = self.state == LeaseState::Lost;
         let refusal = withhold(&release);
         let (run, holder) = (self.run.clone(), self.holder.clone());
