@@ -8,7 +8,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use optio_codex_protocol::config::SessionConfig;
 use optio_host::AgentIdentity;
-use optio_store::{Holder, RecordRow, RunId, SeedId, SessionId, SnapshotId, Store, StoreError};
+use optio_store::{Holder, RecordRow, RunId, SeedId, SessionId, SnapshotId, SnapshotRow, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::approvals::Approval;
@@ -96,6 +96,42 @@ pub struct RunRecord {
     pub resumed_from: Option<SnapshotId>,
     /// The thread that snapshot said to resume.
     pub resume_thread: Option<String>,
+    /// The session's newest snapshot when the run began: a newest one with another id is this run's own.
+    #[serde(default)]
+    pub newest_before: NewestBefore,
+}
+
+/// Which snapshot was a session's newest when a run of it began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NewestBefore {
+    /// The run is on record since before this was.
+    #[default]
+    Unknown,
+    /// There was none.
+    None,
+    /// This one.
+    Snapshot(SnapshotId),
+}
+
+impl NewestBefore {
+    /// Of the session's snapshots, newest first, as they are when the run begins.
+    pub fn of(snapshots: &[SnapshotRow]) -> Self {
+        snapshots.first().map_or(Self::None, |row| Self::Snapshot(row.id.clone()))
+    }
+
+    /// The snapshot that the run itself has stored, of those there are now, newest first. Ids are compared, not times:
+    /// the store's clock may be ahead of ours, and what the run began from would pass for what it made (INV-45). Where
+    /// it is not known, none is its own: one snapshot too many costs room, one too few costs work.
+    pub fn own<'a>(&self, snapshots: &'a [SnapshotRow]) -> Option<&'a SnapshotRow> {
+        let newest = snapshots.first()?;
+        let own = match self {
+            Self::Unknown => false,
+            Self::None => true,
+            Self::Snapshot(before) => *before != newest.id,
+        };
+        own.then_some(newest)
+    }
 }
 
 /// What is on record of an agent.
@@ -261,5 +297,50 @@ impl Ledger {
             .map_err(|_| StoreError::TimedOut { what: "session record", limit: SAVE_LIMIT })??;
         *stored = Stored { rev, edits };
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> SnapshotRow {
+        SnapshotRow {
+            id: SnapshotId::mint(),
+            session: SessionId::mint(),
+            captured_at: Timestamp::UNIX_EPOCH,
+            end_state: "done".to_owned(),
+            thread_id: None,
+            codec: "zstd".to_owned(),
+            seed: None,
+            len: 0,
+            sha256: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_a_run_began_from_is_not_its_own() {
+        let mut stored = vec![snapshot(), snapshot()];
+        let before = NewestBefore::of(&stored);
+        assert_eq!(before.own(&stored), None);
+        stored.insert(0, snapshot());
+        assert_eq!(before.own(&stored), Some(&stored[0]));
+        // Retention removed all the older ones.
+        assert_eq!(before.own(&stored[..1]), Some(&stored[0]));
+        assert_eq!(NewestBefore::of(&[]).own(&stored), Some(&stored[0]));
+        assert_eq!(NewestBefore::of(&[]).own(&[]), None);
+    }
+
+    #[test]
+    fn a_record_from_before_the_ids_were_kept_takes_no_snapshot_for_its_own() {
+        let mut old = serde_json::json!({
+            "id": RunId::mint(), "started_at": Timestamp::UNIX_EPOCH, "holder": Holder::mint(&SessionId::mint()),
+            "lease_lost": false, "had_turn": false, "was_live": true,
+        });
+        let run: RunRecord = serde_json::from_value(old.clone()).expect("an old record is read");
+        assert_eq!(run.newest_before.own(&[snapshot()]), None);
+        old["newest_before"] = serde_json::json!("none");
+        let run: RunRecord = serde_json::from_value(old).expect("a new record is read");
+        assert_eq!(run.newest_before, NewestBefore::None);
     }
 }
