@@ -117,8 +117,9 @@ impl Session {
             (self.ledger.clone(), self.events.clone(), self.settings.root.get().cloned());
         let session = self.id().clone();
         let closing = async move {
-            if let Err(problem) = ledger.save().await {
-                // Unfinished on record, it is taken up again at the next start, where every step finds itself done.
+            // The actor stays until then, so that nobody is told that the run is over by one and that it runs by the other.
+            // A service that ends meanwhile takes it up again at its next start, where every step finds itself done.
+            if let Err(problem) = ledger.save_for_certain().await {
                 warn!(%problem, "end of the run is not on record");
             }
             if let Err(problem) = events.stream().flush().await {

@@ -79,7 +79,7 @@ enum LaunchError {
     Restore(#[from] RestoreError),
     #[error("the conversation did not come up: {problem}{said}")]
     Attach { problem: AttachError, said: String },
-    #[error("the conversation broke off before it came up{said}")]
+    #[error("the conversation reader died during the launch{said}")]
     BrokeOff { said: String },
     #[error("{0}")]
     Unusable(String),

@@ -10,6 +10,7 @@ use optio_codex_protocol::config::SessionConfig;
 use optio_host::AgentIdentity;
 use optio_store::{Holder, RecordRow, RunId, SeedId, SessionId, SnapshotId, SnapshotRow, Store, StoreError};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::approvals::Approval;
 use super::phase::{EndState, Phase, State};
@@ -234,6 +235,12 @@ const SAVE_LIMIT: Duration = Duration::from_secs(10);
 /// The wait between two tries.
 const SAVE_PAUSE: Duration = Duration::from_millis(200);
 
+/// The first wait before an end that could not be put on record is tried again; doubles to [`CERTAIN_PAUSE_MAX`].
+const CERTAIN_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// The longest of these waits.
+const CERTAIN_PAUSE_MAX: Duration = Duration::from_secs(30);
+
 /// The record in memory and its way to the store. The session is its one writer; children read.
 pub struct Ledger {
     record: Mutex<Edited>,
@@ -278,7 +285,7 @@ impl Ledger {
         if stored.edits >= wanted && stored.edits > 0 {
             return Ok(());
         }
-        let (row, edits) = {
+        let (mut row, edits) = {
             let edited = self.record.lock().unwrap_or_else(PoisonError::into_inner);
             (edited.record.row(stored.rev)?, edited.edits)
         };
@@ -288,6 +295,14 @@ impl Ledger {
                     Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. }) => {
                         tokio::time::sleep(SAVE_PAUSE).await;
                     }
+                    Err(conflict @ StoreError::Conflict { .. }) => match self.rev_of_this_run().await {
+                        Ok(Some(rev)) if rev != row.rev => row.rev = rev,
+                        Ok(_) => return Err(conflict),
+                        Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. }) => {
+                            tokio::time::sleep(SAVE_PAUSE).await;
+                        }
+                        Err(problem) => return Err(problem),
+                    },
                     ended => return ended,
                 }
             }
@@ -297,6 +312,32 @@ impl Ledger {
             .map_err(|_| StoreError::TimedOut { what: "session record", limit: SAVE_LIMIT })??;
         *stored = Stored { rev, edits };
         Ok(())
+    }
+
+    /// Saves for as long as it takes: what is on record must become true once the store is back (INV-52). Ends early
+    /// only with an error that time does not mend.
+    pub async fn save_for_certain(&self) -> Result<(), StoreError> {
+        let mut pause = CERTAIN_PAUSE_MIN;
+        loop {
+            match self.save().await {
+                Err(problem @ (StoreError::Unavailable { .. } | StoreError::TimedOut { .. })) => {
+                    warn!(%problem, again_in = ?pause, "session record is not saved yet");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(CERTAIN_PAUSE_MAX);
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// The stored revision, if what is stored is of this ledger's own run. A write whose answer was lost may have been
+    /// done; and nobody else writes the record of a run that lives.
+    async fn rev_of_this_run(&self) -> Result<Option<u64>, StoreError> {
+        let (id, run) =
+            self.read(|record| (record.id.clone(), record.run.as_ref().map(|run| run.id.clone())));
+        let Some(row) = self.store.records.get(&id).await? else { return Ok(None) };
+        let found = SessionRecord::read(&row)?.run.map(|run| run.id);
+        Ok((found == run).then_some(row.rev))
     }
 }
 
