@@ -31,6 +31,7 @@ pub mod codex;
 pub mod fake_oauth;
 mod loopback;
 pub mod mock_model;
+pub mod mongod;
 pub mod procs;
 pub mod server;
 pub mod wait;
@@ -41,6 +42,7 @@ pub use client::{Client, Event, EventStream, Reply, Session};
 pub use codex::{CodexHome, codex_binary};
 pub use fake_oauth::{FakeOauth, OauthMode};
 pub use mock_model::{MockModel, ModelRequest};
+pub use mongod::Mongod;
 pub use server::{ServerSetup, TestServer};
 pub use wait::wait_until;
 
