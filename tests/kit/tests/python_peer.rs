@@ -1,5 +1,6 @@
 //! The real Python package on a real database: that the driver drives it, and that it writes what the specification says.
 
+use jiff::SignedDuration;
 use mongodb::bson::{Bson, Document, doc};
 use optio_testkit::python_peer::installed;
 use optio_testkit::{ChatGptLogin, FakeOauth, LIMIT, Mongod, PythonPeer, wait_until};
@@ -171,6 +172,23 @@ async fn a_verified_seed_says_so_in_the_shape_of_the_specification() {
         let metadata = document.get_document("metadata").expect("T-217");
         assert_eq!(keys(metadata.get_document("verify").expect("T-217")), ["alive", "checkedAt"]);
         assert!(world.oauth.attempts().is_empty(), "a fresh login is taken at its word (row 7)");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_login_that_is_due_is_refreshed_by_verify() {
+    with_each(async |world, mut peer| {
+        let (workdir, _) = world.captured(&mut peer, "codex-1").await;
+        let stale = world.oauth.login("acct-b").refreshed_ago(SignedDuration::from_hours(24 * 9));
+        std::fs::write(workdir.join("home/.codex/auth.json"), stale.auth_json()).expect("ours");
+        let seed = peer.ask("capture", json!({ "process_id": "codex-1" })).await;
+
+        assert_eq!(peer.ask("verify", json!({ "seed": seed })).await, true);
+        assert_eq!(world.oauth.attempts(), [stale.current_refresh_token()]);
+        peer.ask("merge", json!({ "process_id": "codex-1", "seed": seed })).await;
+        let planted = std::fs::read_to_string(workdir.join("home/.codex/auth.json")).expect("it was planted");
+        assert!(planted.contains(&world.oauth.issued("acct-b").expect("it is good")), "{planted}");
     })
     .await;
 }
