@@ -9,6 +9,7 @@ mod error;
 mod ids;
 mod journal;
 mod leases;
+mod local;
 mod page;
 mod records;
 mod sealed;

@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{OPERATION_LIMIT, unavailable};
+use super::OPERATION_LIMIT;
+use crate::local::unavailable;
 use crate::{Result, StoreError};
 
 /// Requests that may wait. At a fraction of a millisecond each, a longer queue could not be served within

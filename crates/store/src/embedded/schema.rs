@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::db::Failure;
-use super::invalid;
+use crate::local::invalid;
 use crate::sealed::Sealer;
 use crate::{Result, StoreError};
 

@@ -10,8 +10,9 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 
 use super::blobs::{Fresh, Kind};
 use super::db::Failure;
-use super::{Core, Embedded, unavailable};
+use super::{Core, Embedded};
 use crate::clock::from_millis;
+use crate::local::{invalid, unavailable};
 use crate::seeds::{SEED_LIMIT, check_metadata, check_pool, merge_metadata};
 use crate::{
     Account, Holder, NewSeed, Page, PageRequest, Result, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedRow,
@@ -130,7 +131,7 @@ impl Seeds for Embedded {
         auth_json: Bytes,
     ) -> Result<SaveOutcome> {
         if auth_json.is_empty() {
-            return Err(super::invalid("auth_json", "it must not be empty"));
+            return Err(invalid("auth_json", "it must not be empty"));
         }
         let Some(stored) = self.stored(id).await? else {
             return Ok(SaveOutcome::Gone);
@@ -438,7 +439,7 @@ fn unreadable(column: usize, why: Box<dyn std::error::Error + Send + Sync>) -> r
 
 /// Writes JSON.
 pub(super) fn json(value: &impl serde::Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| super::invalid("value", e.to_string()))
+    serde_json::to_string(value).map_err(|e| invalid("value", e.to_string()))
 }
 
 fn seconds(ms: i64) -> u64 {
