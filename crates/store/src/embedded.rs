@@ -18,6 +18,7 @@
 
 mod blobs;
 mod db;
+mod health;
 mod leases;
 mod records;
 mod schema;
@@ -117,6 +118,7 @@ impl Embedded {
             records: Arc::new(self.clone()),
             spool: self.core.spool.clone(),
             journal,
+            health: Arc::new(self.clone()),
         }
     }
 

@@ -206,12 +206,21 @@ pub(crate) fn check_pool(pool: Option<&str>) -> Result<()> {
     }
 }
 
-/// Refuses keys that MongoDB would read as paths or operators (T-066), in every store alike.
+/// The key of the notes that belongs to the stores: what a MongoDB keeps of a seed beside the documents that it shares
+/// with Python (T-009).
+pub(crate) const OWN_NOTES: &str = "optioCodex";
+
+/// Refuses keys that MongoDB would read as paths or operators (T-066), and the stores' own one, in every store alike.
 pub(crate) fn check_metadata(metadata: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
-    match metadata.keys().find(|key| key.contains('.') || key.starts_with('$')) {
+    let refused = |key: &&String| {
+        key.is_empty() || key.contains(['.', '\0']) || key.starts_with('$') || key.as_str() == OWN_NOTES
+    };
+    match metadata.keys().find(refused) {
         None => Ok(()),
         Some(key) => {
-            let why = format!("the key {key:?} has a dot or begins with a dollar sign");
+            let why = format!(
+                "the key {key:?} is {OWN_NOTES:?} or empty, has a dot or zero byte, or begins with a dollar sign"
+            );
             Err(StoreError::Invalid { field: "metadata", why })
         }
     }

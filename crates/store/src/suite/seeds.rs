@@ -66,7 +66,7 @@ pub async fn empty_pools_and_keys_with_dots_are_refused(h: Harness) {
             .patch(&id, None, SeedPatch { pool: Some(Some(String::new())), ..Default::default() })
             .await,
     );
-    for key in ["a.b", "$set"] {
+    for key in ["a.b", "$set", "", "a\0", "optioCodex"] {
         let metadata = [(key.to_owned(), json!(1))].into_iter().collect();
         invalid(h.store.seeds.patch(&id, None, SeedPatch { metadata, ..Default::default() }).await);
     }
