@@ -158,6 +158,8 @@ impl World {
     }
 
     async fn step(&mut self, op: Op) {
+        // Two leases within one millisecond have no order (T-083).
+        self.h.clock.advance(Duration::from_millis(1));
         let store = self.h.store.clone();
         let now = self.h.clock.now();
         match op {

@@ -19,11 +19,12 @@ const CLAIM_TTL: i64 = 60_000;
 impl Core {
     /// Reserves a lineage for an import. Nobody else imports it until [`Core::drop_claim`], or for [`CLAIM_TTL`].
     pub(super) async fn claim(&self, lineage: &str, seed: &SeedId) -> Tried<()> {
-        let claim = vec![doc! { "$set": { "seed": seed.as_str(), "at": self.now() } }];
         let ended = doc! { "$lte": ["$at", { "$subtract": [self.now(), CLAIM_TTL] }] };
-        // Takes over one that has ended, makes one where there is none, and collides with one that is held.
-        let free = doc! { "_id": lineage, "$expr": { "$or": [{ "$eq": ["$seed", seed.as_str()] }, ended] } };
-        let claimed = self.claims.update_one(free, claim).upsert(true).await;
+        self.claims.delete_one(doc! { "_id": lineage, "$expr": ended }).await?;
+        // Makes one where there is none, renews our own, and collides with anybody else's.
+        let mine = doc! { "_id": lineage, "seed": seed.as_str() };
+        let claim = vec![doc! { "$set": { "at": self.now() } }];
+        let claimed = self.claims.update_one(mine, claim).upsert(true).await;
         match claimed {
             Err(error) if is_duplicate(&error) => {
                 let other = self.claims.find_one(doc! { "_id": lineage }).await?;
