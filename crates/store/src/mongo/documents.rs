@@ -287,7 +287,7 @@ mod tests {
         let mut seed = doc! { "_id": ObjectId::new(), "blobId": ObjectId::new() };
         let patch = |status| SeedPatch { status: Some((status, Some("why".into()))), ..Default::default() };
         let (set, _) = changes(patch(SeedStatus::NeedsRecovery)).unwrap();
-        assert_eq!(set.get_str("status"), Ok("dead"), "which is what Python understands (T-086)");
+        assert_eq!(set.get_str("status").unwrap(), "dead", "which is what Python understands (T-086)");
         let verdict = set.get_document(format!("metadata.{OWN_NOTES}.verdict")).unwrap().clone();
         seed.insert("metadata", doc! { OWN_NOTES: { "verdict": verdict } });
         seed.insert("status", "dead");
