@@ -96,8 +96,12 @@ where
 
 /// Whether another try may go better at once. Not when no server could be found: the driver has waited for one.
 pub(super) fn is_passing(error: &Error) -> bool {
-    matches!(*error.kind, ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. })
-        || error.contains_label(RETRYABLE_WRITE_ERROR)
+    match *error.kind {
+        ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } => true,
+        // Done, but not by the majority yet. Doing it again changes nothing and waits for the majority again.
+        ErrorKind::Write(WriteFailure::WriteConcernError(_)) => true,
+        _ => error.contains_label(RETRYABLE_WRITE_ERROR),
+    }
 }
 
 /// Whether a unique key is there already.

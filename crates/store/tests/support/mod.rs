@@ -27,10 +27,10 @@ use optio_store::suite::{Harness, no_journal};
 /// Runs mongod in $1, and ends it when the lock `users` has been free for five seconds. `port` tells that it is there;
 /// it goes first, under the lock, so that nobody begins to use what is about to end.
 const WATCHER: &str = r#"
-dir=$1 mongod=$2 port=$3
+dir=$1 mongod=$2 port=$3 set=$4
 mkdir -p "$dir/db"
-"$mongod" --dbpath "$dir/db" --port "$port" --bind_ip 127.0.0.1 --replSet rs0 --nounixsocket \
-    --wiredTigerCacheSizeGB 0.25 --logpath "$dir/log" --logappend >"$dir/out" 2>&1 &
+"$mongod" --dbpath "$dir/db" --port "$port" --bind_ip 127.0.0.1 ${set:+--replSet "$set"} --nounixsocket \
+    --wiredTigerCacheSizeGB 0.25 --setParameter enableTestCommands=1 --logpath "$dir/log" --logappend >"$dir/out" 2>&1 &
 pid=$!
 echo $pid >"$dir/pid.new"; mv "$dir/pid.new" "$dir/pid"
 idle=0
@@ -44,6 +44,8 @@ wait $pid
 "#;
 /// Longest wait for a mongod to start, on a machine that builds at the same time.
 const START: Duration = Duration::from_secs(60);
+/// The replica set.
+const SET: &str = "rs0";
 
 /// A server that tests use.
 pub(crate) struct Mongod {
@@ -71,7 +73,7 @@ impl Mongod {
             Ok(port) if answers(&port).await => port,
             _ => {
                 let port = free_port();
-                start(&dir, &port).await;
+                start(&dir, &port, SET).await;
                 std::fs::write(dir.join("port"), &port).unwrap();
                 port
             }
@@ -80,19 +82,20 @@ impl Mongod {
     }
 
     /// A server for one test, in this directory. It may be stopped, killed and started again.
-    pub(crate) async fn own(dir: &Path) -> Self {
+    pub(crate) async fn own(dir: &Path, set: &str) -> Self {
         let used = lock_file(&dir.join("users"));
         used.lock_shared().unwrap();
         let port = free_port();
-        start(dir, &port).await;
+        start(dir, &port, set).await;
         std::fs::write(dir.join("port"), &port).unwrap();
-        Self { address: address(&port), dir: Some(dir.to_owned()), _used: Some(used) }
+        let address = if set.is_empty() { format!("mongodb://127.0.0.1:{port}") } else { address(&port) };
+        Self { address, dir: Some(dir.to_owned()), _used: Some(used) }
     }
 
     /// Starts it again where it was.
     pub(crate) async fn start_again(&self) {
         let dir = self.dir.as_deref().unwrap();
-        start(dir, &std::fs::read_to_string(dir.join("port")).unwrap()).await;
+        start(dir, &std::fs::read_to_string(dir.join("port")).unwrap(), SET).await;
     }
 
     /// Sends it a signal.
@@ -158,12 +161,14 @@ async fn answers(port: &str) -> bool {
     direct(port).await.run_command(doc! { "ping": 1 }).await.is_ok()
 }
 
-async fn start(dir: &Path, port: &str) {
+/// Starts one, as the only member of a set, or without one.
+async fn start(dir: &Path, port: &str, set: &str) {
     let watcher = Command::new("sh")
         .args(["-c", WATCHER, "watcher"])
         .arg(dir)
         .arg(binary())
         .arg(port)
+        .arg(set)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -175,7 +180,7 @@ async fn start(dir: &Path, port: &str) {
     let begun = Instant::now();
     let admin = direct(port).await;
     let member = doc! { "_id": 0, "host": format!("127.0.0.1:{port}") };
-    let initiate = doc! { "replSetInitiate": { "_id": "rs0", "members": [member] } };
+    let initiate = doc! { "replSetInitiate": { "_id": set, "members": [member] } };
     loop {
         // Fails until it listens, and once it has been done.
         let _initiated = admin.run_command(initiate.clone()).await;
@@ -205,10 +210,19 @@ impl World {
 
     /// A new database on a server of the test's own.
     pub(crate) async fn alone() -> Self {
+        Self::apart(SET).await
+    }
+
+    /// A new database on a server without a replica set.
+    pub(crate) async fn without_a_set() -> Self {
+        Self::apart("").await
+    }
+
+    async fn apart(set: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("mongod");
         std::fs::create_dir(&home).unwrap();
-        Self::on(Mongod::own(&home).await, dir).await
+        Self::on(Mongod::own(&home, set).await, dir).await
     }
 
     async fn on(mongod: Mongod, dir: tempfile::TempDir) -> Self {
