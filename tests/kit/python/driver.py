@@ -3,7 +3,7 @@
     driver.py URI DATABASE PREFIX
 
 A request is a JSON object: "op" names a method of Peer, the rest are its arguments. An answer is {"ok": result}, or
-{"error": {"type": ..., "message": ...}} with the exception that the package raised. Bytes travel in base64, ids in hex,
+{"error": {"type": ..., "message": ...}} with the exception that the package raised. Files travel as text, ids in hex,
 stored documents as MongoDB's canonical extended JSON.
 
 Everything a method does, the package does: nothing of its behaviour is imitated here. Two things differ from a running
@@ -12,7 +12,6 @@ the credential watcher looks several times a second instead of every ten.
 """
 
 import asyncio
-import base64
 import json
 import logging
 import os
@@ -105,7 +104,7 @@ class Peer:
             **self.seeds,
             seed_id=seed,
             member_path=member,
-            content=base64.b64decode(content),
+            content=content.encode(),
             encrypt=None,
             decrypt=None,
         )
@@ -205,10 +204,10 @@ class Peer:
         await host.restore_workdir(session._stream_blob(context, row["workdirBlobId"]))
         return {"thread": row.get("sessionId")}
 
-    async def blob(self, blob):
-        """A stored file whole: what any reader of the bucket gets."""
+    async def blob_size(self, blob):
+        """How many bytes a reader of the bucket gets of a stored file."""
         stream = await AsyncIOMotorGridFSBucket(self.db).open_download_stream(ObjectId(blob))
-        return base64.b64encode(await stream.read()).decode()
+        return len(await stream.read())
 
 
 def plain(document):

@@ -234,9 +234,6 @@ impl Drop for Mongod {
     fn drop(&mut self) {
         // Frozen or not: nothing survives SIGKILL, and nobody wants the data.
         self.kill_9();
-        if std::thread::panicking() {
-            eprintln!("--- mongod's log ends:\n{}--- end of mongod's log", self.log_tail());
-        }
     }
 }
 
