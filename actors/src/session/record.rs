@@ -170,6 +170,16 @@ impl SessionRecord {
         self.phase = Phase::Stopping;
     }
 
+    /// Puts a lost session back to the first step that did not end well. That step and all after it are walked again.
+    pub fn walk_again(&mut self) {
+        let unwell = |step: &StepRecord| !step.outcome.as_ref().is_some_and(Outcome::is_settled_well);
+        let from = self.teardown.iter().position(unwell).unwrap_or(self.teardown.len());
+        for step in &mut self.teardown[from..] {
+            (step.started_at, step.ended_at, step.outcome) = (None, None, None);
+        }
+        self.phase = Phase::Stopping;
+    }
+
     /// The state the outside sees.
     pub fn state(&self) -> State {
         let turn_runs = self.run.as_ref().is_some_and(|run| run.turn.is_some());
@@ -234,6 +244,20 @@ const SAVE_LIMIT: Duration = Duration::from_secs(10);
 /// The wait between two tries.
 const SAVE_PAUSE: Duration = Duration::from_millis(200);
 
+/// The stored row of a session, if it is this run's. A write without an answer may have been done: whoever makes the run
+/// is the one writer of its record, so what stands there of it was written by them.
+pub(crate) async fn of_run(
+    store: &Store,
+    id: &SessionId,
+    run: &Option<RunId>,
+) -> Result<Option<RecordRow>, StoreError> {
+    let Some(row) = store.records.get(id).await? else {
+        return Ok(None);
+    };
+    let written_by = SessionRecord::read(&row)?.run.map(|run| run.id);
+    Ok((written_by == *run).then_some(row))
+}
+
 /// The record in memory and its way to the store. The session is its one writer; children read.
 pub struct Ledger {
     record: Mutex<Edited>,
@@ -278,15 +302,24 @@ impl Ledger {
         if stored.edits >= wanted && stored.edits > 0 {
             return Ok(());
         }
-        let (row, edits) = {
+        let (mut row, edits) = {
             let edited = self.record.lock().unwrap_or_else(PoisonError::into_inner);
             (edited.record.row(stored.rev)?, edited.edits)
         };
+        let run = self.read(|record| record.run.as_ref().map(|run| run.id.clone()));
         let trying = async {
             loop {
                 match self.store.records.update(row.clone()).await {
                     Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. }) => {
                         tokio::time::sleep(SAVE_PAUSE).await;
+                    }
+                    // Ours, if this run wrote it: a write whose answer was lost.
+                    Err(conflict @ StoreError::Conflict { .. }) => {
+                        match of_run(&self.store, &row.id, &run).await? {
+                            Some(stored) if stored.body == row.body => return Ok(stored.rev),
+                            Some(stored) if stored.rev != row.rev => row.rev = stored.rev,
+                            Some(_) | None => return Err(conflict),
+                        }
                     }
                     ended => return ended,
                 }
