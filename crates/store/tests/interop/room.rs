@@ -23,7 +23,7 @@ async fn sweep_tomorrow(w: &World) -> usize {
     let clock = ManualClock::new();
     clock.advance(MUCH_LATER);
     let options = Options { clock: Some(Arc::new(clock)), ..options() };
-    let tomorrow = Mongo::open(&w.mongod.uri(), &w.directory("tomorrow"), options).await.unwrap();
+    let tomorrow = Mongo::open(w.server.uri(), &w.directory("tomorrow"), options).await.unwrap();
     tomorrow.sweep().await.unwrap()
 }
 

@@ -10,7 +10,7 @@ use optio_store::mongo::{Mongo, Options};
 use optio_store::suite::no_journal;
 use optio_store::{Account, Holder, NewSeed, SeedFiles, SeedId, SeedRow, Store, Want};
 use optio_testkit::python_peer::installed;
-use optio_testkit::{FakeOauth, Mongod, PythonPeer};
+use optio_testkit::{FakeOauth, PythonPeer, TestDatabase};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -22,14 +22,13 @@ pub(crate) const CONFIG: &str = "model = \"gpt-5.5\"\n";
 const SHARED: &str = "optio";
 /// Ours, for what Python has no business with (T-251).
 const OWN: &str = "rust";
-const DATABASE: &str = "shared";
 
 pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) python: PythonPeer,
     pub(crate) oauth: FakeOauth,
     pub(crate) database: Database,
-    pub(crate) mongod: Mongod,
+    pub(crate) server: TestDatabase,
     dir: TempDir,
 }
 
@@ -52,7 +51,6 @@ pub(crate) async fn with_one(story: impl AsyncFn(World)) {
 /// What a service that shares a database with Python is configured with.
 pub(crate) fn options() -> Options {
     Options {
-        database: Some(DATABASE.into()),
         prefix: OWN.into(),
         seed_prefix: Some(SHARED.into()),
         snapshot_prefix: Some(SHARED.into()),
@@ -62,15 +60,13 @@ pub(crate) fn options() -> Options {
 
 impl World {
     pub(crate) async fn new(release: &'static str) -> Self {
-        let mongod = Mongod::start().await;
-        let oauth = FakeOauth::start();
+        let (server, oauth) = (TestDatabase::new().await, FakeOauth::start());
         let env = [("CODEX_REFRESH_TOKEN_URL_OVERRIDE", &*oauth.url())];
-        let python = PythonPeer::start(release, &mongod.uri(), DATABASE, SHARED, &env).await;
+        let python = PythonPeer::start(release, server.uri(), server.name(), SHARED, &env).await;
         let dir = tempfile::tempdir().unwrap();
-        let store = Mongo::open(&mongod.uri(), &dir.path().join("store"), options()).await.unwrap();
-        let store = store.store(no_journal());
-        let database = mongod.database(DATABASE).await;
-        Self { store, python, oauth, database, mongod, dir }
+        let store = Mongo::open(server.uri(), &dir.path().join("store"), options()).await.unwrap();
+        let (store, database) = (store.store(no_journal()), server.open().await);
+        Self { store, python, oauth, database, server, dir }
     }
 
     /// Has Python do one thing that must work.
