@@ -15,7 +15,7 @@ use crate::login::account_of;
 use crate::session::RunContext;
 use crate::session::phase::EndState;
 use crate::session::record::SessionRecord;
-use crate::supervision::{ChildKind, Observation, Observe, Pulse};
+use crate::supervision::{ChildKind, Observation, Observe, Pulse, beat};
 use crate::teardown::{CaptureSeed, CaptureSnapshot, Finish, Step, StepError, StepResult};
 use crate::trace::Deed;
 
@@ -60,6 +60,7 @@ impl Actor for Snapshotter {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(BEAT, |snapshotter, _| snapshotter.pulse.touch());
+        beat(ctx, ChildKind::Snapshotter, self.run.clone());
     }
 }
 
@@ -227,9 +228,9 @@ fn snapshot_refusal(record: &SessionRecord) -> Option<String> {
 
 async fn capture_workdir(run: &RunContext) -> StepResult {
     // Begun by an earlier process, and perhaps finished: one run stores one snapshot.
-    let earlier = run.store.snapshots.list(&run.session).await.map_err(StepError::new)?;
-    let since = run.ledger.read(|r| r.run.as_ref().map(|of_run| of_run.started_at));
-    if let Some(row) = earlier.first().filter(|row| Some(row.captured_at) > since) {
+    let stored = run.store.snapshots.list(&run.session).await.map_err(StepError::new)?;
+    let before = run.ledger.read(|r| r.run.as_ref().map(|of_run| of_run.newest_before.clone()));
+    if let Some(row) = before.unwrap_or_default().own(&stored) {
         run.did(Deed::SnapshotStored);
         return Ok(Finish::Done(format!("snapshot {} is on record", row.id)));
     }

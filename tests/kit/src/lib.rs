@@ -25,6 +25,7 @@
 //! it sleeps for luck; every wait has a condition and a limit.
 
 pub mod auth;
+pub mod bad_agent;
 pub mod browser;
 pub mod client;
 pub mod codex;
