@@ -17,9 +17,7 @@ async fn we_renew(w: &World, seed: &SeedId, holder: &Holder) -> bool {
 }
 
 async fn python_calls_it_leased(w: &mut World, seed: &SeedId) -> bool {
-    let rows = w.python("list_pool", json!({ "pool": POOL })).await;
-    let row = rows.as_array().unwrap().iter().find(|row| row["seedId"] == seed.as_str()).unwrap();
-    row["leased"].as_bool().unwrap()
+    w.pythons_row(seed).await.unwrap()["leased"].as_bool().unwrap()
 }
 
 #[tokio::test]

@@ -9,4 +9,5 @@ mod model;
 mod room;
 mod seeds;
 mod snapshots;
+mod verdicts;
 mod world;

@@ -2,28 +2,16 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use jiff::SignedDuration;
 use mongodb::bson::{Bson, Document, doc};
 use optio_store::{Holder, PageRequest, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedStatus, StoreError};
 use serde_json::{Value, json};
 
 use crate::world::{CONFIG, POOL, World, by_id, keys, log_in, login, new_seed, with_each, with_one};
 
-/// The row of one seed in Python's listing of the pool.
-async fn pythons_row(w: &mut World, seed: &SeedId) -> Option<Value> {
-    let rows = w.python("list_pool", json!({ "pool": POOL })).await;
-    rows.as_array().unwrap().iter().find(|row| row["seedId"] == seed.as_str()).cloned()
-}
-
 /// Python's write without a session or a lease.
 async fn python_overwrites(w: &mut World, seed: &SeedId, login: &[u8]) {
     let content = std::str::from_utf8(login).unwrap();
     w.python("overwrite", json!({ "seed": seed, "member": SeedFiles::AUTH, "content": content })).await;
-}
-
-async fn status(w: &World, seed: &SeedId, status: SeedStatus, reason: Option<&str>) {
-    let patch = SeedPatch { status: Some((status, reason.map(str::to_owned))), ..Default::default() };
-    w.store.seeds.patch(seed, None, patch).await.unwrap();
 }
 
 #[tokio::test]
@@ -74,7 +62,7 @@ async fn what_we_import_python_lists_and_plants() {
             "T-010"
         );
         assert_eq!(w.python("list", json!({})).await, json!([seed]));
-        let row = pythons_row(&mut w, &seed).await.expect("it is in the pool");
+        let row = w.pythons_row(&seed).await.expect("it is in the pool");
         assert_eq!((&row["status"], &row["leased"]), (&json!("alive"), &json!(false)));
 
         assert_eq!(w.pythons_login(&seed).await, login);
@@ -157,7 +145,7 @@ async fn what_we_save_back_python_plants() {
         for kept in ["createdAt", "manifestVersion", "poolKey"] {
             assert_eq!(after.get(kept), before.get(kept), "{kept} (INV-25)");
         }
-        let row = pythons_row(&mut w, &seed).await.unwrap();
+        let row = w.pythons_row(&seed).await.unwrap();
         let refreshed = after.get_datetime("lastRefreshedAt").unwrap().timestamp_millis();
         assert_eq!(row["lastRefreshedAt"]["$date"]["$numberLong"], json!(refreshed.to_string()), "T-098");
     })
@@ -186,94 +174,6 @@ async fn a_login_saved_in_turn_by_both_keeps_every_other_file() {
 }
 
 #[tokio::test]
-async fn a_login_that_pythons_verify_refreshed_is_the_newest_for_us() {
-    with_each(async |mut w| {
-        let stale = w.oauth.login("acct-a").refreshed_ago(SignedDuration::from_hours(9 * 24));
-        let seed = w.imported(&stale.auth_json()).await;
-        status(&w, &seed, SeedStatus::Dead, Some("an operator said so")).await;
-        assert_eq!(w.python("verify", json!({ "seed": seed })).await, true);
-
-        let row = w.row(&seed).await;
-        assert_eq!(
-            (row.status, row.status_reason.as_deref()),
-            (SeedStatus::Alive, None),
-            "Python found it alive"
-        );
-        assert_eq!(row.metadata["verify"]["alive"], true);
-        assert!(row.metadata["verify"]["checkedAt"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
-        let stored: Value = serde_json::from_slice(&w.our_login(&seed).await).unwrap();
-        assert_eq!(stored["tokens"]["refresh_token"].as_str(), w.oauth.issued("acct-a").as_deref());
-        assert!(w.oauth.reuses().is_empty());
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_login_that_python_found_dead_is_not_handed_out() {
-    with_each(async |mut w| {
-        let stale = w.oauth.login("acct-a").refreshed_ago(SignedDuration::from_hours(9 * 24));
-        let spent = stale.clone().refresh_token("never issued");
-        let seed = w.captured(&spent.auth_json()).await;
-        assert_eq!(w.python("verify", json!({ "seed": seed })).await, false);
-        let row = w.row(&seed).await;
-        assert_eq!((row.status, &row.metadata["verify"]["alive"]), (SeedStatus::Dead, &json!(false)));
-        assert_eq!(w.we_acquire(&Holder::mint_for("ours")).await, None);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn status_is_understood_both_ways() {
-    with_each(async |mut w| {
-        let seed = w.imported(&login("acct-a", "rt-1")).await;
-        let holder = Holder::mint_for("ours");
-
-        w.python("mark", json!({ "seed": seed, "status": "dead" })).await;
-        let row = w.row(&seed).await;
-        assert_eq!((row.status, row.status_reason), (SeedStatus::Dead, None));
-        assert_eq!(w.we_acquire(&holder).await, None);
-        w.python("mark", json!({ "seed": seed, "status": "alive" })).await;
-        assert_eq!(w.row(&seed).await.status, SeedStatus::Alive);
-
-        for said in [SeedStatus::Dead, SeedStatus::NeedsRecovery] {
-            status(&w, &seed, said, Some("why")).await;
-            let row = w.row(&seed).await;
-            assert_eq!((row.status, row.status_reason.as_deref()), (said, Some("why")));
-            assert_eq!(pythons_row(&mut w, &seed).await.unwrap()["status"], "dead", "{said:?} (T-086)");
-            assert_eq!(w.python_acquires("codex-1").await, None);
-            status(&w, &seed, SeedStatus::Alive, None).await;
-            assert_eq!(pythons_row(&mut w, &seed).await.unwrap()["status"], "alive");
-            let acquired = w.python_acquires("codex-1").await.expect("alive again at once (T-069)");
-            w.python_releases(&acquired, "codex-1").await;
-        }
-
-        // A word that we do not know is not "dead" (T-004, T-086).
-        w.python("mark", json!({ "seed": seed, "status": "resting" })).await;
-        assert_eq!(w.row(&seed).await.status, SeedStatus::Alive);
-        assert_eq!(w.we_acquire(&holder).await, Some(seed));
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_dead_seed_keeps_the_lease_it_has_whoever_says_so() {
-    with_one(async |mut w| {
-        let seed = w.imported(&login("acct-a", "rt-1")).await;
-        let holder = Holder::mint_for("ours");
-        w.we_acquire(&holder).await.unwrap();
-        w.python("mark", json!({ "seed": seed, "status": "dead" })).await;
-        assert!(w.row(&seed).await.lease.unwrap().live, "T-068");
-        assert!(w.store.leases.release(&seed, &holder).await.unwrap());
-
-        w.python("mark", json!({ "seed": seed, "status": "alive" })).await;
-        w.python_acquires("codex-1").await.unwrap();
-        status(&w, &seed, SeedStatus::Dead, None).await;
-        assert!(w.python_renews(&seed, "codex-1").await);
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn pools_are_the_same_both_ways() {
     with_one(async |mut w| {
         let seed = w.imported(&login("acct-a", "rt-1")).await;
@@ -285,12 +185,12 @@ async fn pools_are_the_same_both_ways() {
 
         let to = |pool: Option<&str>| SeedPatch { pool: Some(pool.map(str::to_owned)), ..Default::default() };
         w.store.seeds.patch(&seed, None, to(Some(POOL))).await.unwrap();
-        assert!(pythons_row(&mut w, &seed).await.is_some());
+        assert!(w.pythons_row(&seed).await.is_some());
         assert_eq!(w.python_acquires("codex-1").await.as_ref(), Some(&seed));
         w.python_releases(&seed, "codex-1").await;
 
         w.store.seeds.patch(&seed, None, to(None)).await.unwrap();
-        assert_eq!(pythons_row(&mut w, &seed).await, None);
+        assert_eq!(w.pythons_row(&seed).await, None);
         assert_eq!(w.python_acquires("codex-1").await, None);
         assert_eq!(w.python("list", json!({})).await, json!([seed]), "it is there all the same");
     })
@@ -305,7 +205,7 @@ async fn notes_of_either_are_read_and_kept_by_the_other() {
             json!({ "ours": { "n": 1, "list": [1.5, null, "x"] }, "both": 1 }).as_object().unwrap().clone();
         let seed = w.store.seeds.import(new).await.unwrap().id;
 
-        let metadata = pythons_row(&mut w, &seed).await.unwrap()["metadata"].clone();
+        let metadata = w.pythons_row(&seed).await.unwrap()["metadata"].clone();
         assert_eq!(metadata["ours"]["list"][2], "x");
         let notes = json!({ "theirs": { "label": "ümlaut", "n": 7 }, "both": { "replaced": true } });
         w.python("declare", json!({ "seed": seed, "metadata": notes })).await;
@@ -318,7 +218,7 @@ async fn notes_of_either_are_read_and_kept_by_the_other() {
 
         let patch = json!({ "both": "ours again" }).as_object().unwrap().clone();
         w.store.seeds.patch(&seed, None, SeedPatch { metadata: patch, ..Default::default() }).await.unwrap();
-        let metadata = pythons_row(&mut w, &seed).await.unwrap()["metadata"].clone();
+        let metadata = w.pythons_row(&seed).await.unwrap()["metadata"].clone();
         assert_eq!(
             (&metadata["both"], &metadata["theirs"]["label"]),
             (&json!("ours again"), &json!("ümlaut"))
@@ -339,8 +239,8 @@ async fn what_neither_knows_survives_everything_that_both_do() {
         w.store.leases.renew(&seed, &holder).await.unwrap();
         let version = w.row(&seed).await.version;
         w.store.seeds.save_credential(&seed, &holder, &version, login("acct-a", "rt-2").into()).await.unwrap();
-        status(&w, &seed, SeedStatus::NeedsRecovery, Some("why")).await;
-        status(&w, &seed, SeedStatus::Alive, None).await;
+        w.we_judge(&seed, SeedStatus::NeedsRecovery, Some("why")).await;
+        w.we_judge(&seed, SeedStatus::Alive, None).await;
         let notes = json!({ "noted": 1 }).as_object().unwrap().clone();
         let patch = SeedPatch { pool: Some(None), metadata: notes, verified: true, ..Default::default() };
         w.store.seeds.patch(&seed, Some(&holder), patch).await.unwrap();

@@ -8,7 +8,7 @@ use mongodb::bson::{Document, doc};
 use mongodb::{Collection, Database};
 use optio_store::mongo::{Mongo, Options};
 use optio_store::suite::no_journal;
-use optio_store::{Account, Holder, NewSeed, SeedFiles, SeedId, SeedRow, Store, Want};
+use optio_store::{Account, Holder, NewSeed, SeedFiles, SeedId, SeedPatch, SeedRow, SeedStatus, Store, Want};
 use optio_testkit::python_peer::installed;
 use optio_testkit::{FakeOauth, PythonPeer, TestDatabase};
 use serde_json::{Value, json};
@@ -116,6 +116,18 @@ impl World {
     /// Has us acquire from the pool.
     pub(crate) async fn we_acquire(&self, holder: &Holder) -> Option<SeedId> {
         self.store.leases.acquire(&pool(), holder).await.unwrap().map(|lease| lease.seed)
+    }
+
+    /// Has us say whether a login is good.
+    pub(crate) async fn we_judge(&self, seed: &SeedId, status: SeedStatus, reason: Option<&str>) {
+        let patch = SeedPatch { status: Some((status, reason.map(str::to_owned))), ..SeedPatch::default() };
+        self.store.seeds.patch(seed, None, patch).await.unwrap();
+    }
+
+    /// The row of a seed in Python's listing of the pool.
+    pub(crate) async fn pythons_row(&mut self, seed: &SeedId) -> Option<Value> {
+        let rows = self.python("list_pool", json!({ "pool": POOL })).await;
+        rows.as_array().unwrap().iter().find(|row| row["seedId"] == seed.as_str()).cloned()
     }
 
     /// Our row of a seed.
