@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mongodb::Client;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, doc};
 use optio_store::mongo::{Mongo, Options};
 use optio_store::suite::{auth, holder, new_seed, no_journal, pool};
 use optio_store::{NewSnapshot, Renewal, SaveOutcome, SeedFiles, SeedId, SessionId, Store, StoreError, Want};
@@ -58,7 +58,7 @@ async fn a_frozen_server_is_a_timeout_within_the_limit_and_is_used_again_when_it
     let store = open(&world).await.store(no_journal());
     let id = leased(&store).await;
     assert!(store.health.state().works());
-    world.mongod.signal("-STOP");
+    world.mongod().freeze();
     let begun = Instant::now();
     let error = store.leases.renew(&id, &holder("a")).await.unwrap_err();
     assert!(matches!(error, StoreError::TimedOut { .. }), "{error}");
@@ -70,7 +70,7 @@ async fn a_frozen_server_is_a_timeout_within_the_limit_and_is_used_again_when_it
     let health = store.health.check().await;
     assert!(begun.elapsed() < LIMIT * 8, "limits of 1, 3, 1 and 1 operations; took {:?}", begun.elapsed());
     assert!(health.problem.is_some() && !store.health.state().works());
-    world.mongod.signal("-CONT");
+    world.mongod().thaw();
     until_it_works(&store, &id).await;
     assert!(store.health.check().await.works());
     assert_eq!(store.seeds.load(&id).await.unwrap().0.0[SeedFiles::AUTH], auth("t1"));
@@ -89,7 +89,7 @@ async fn a_killed_server_loses_nothing_it_confirmed_and_is_used_again_when_it_is
     let mut writer = store.snapshots.begin().await.unwrap();
     writer.write(Bytes::from(vec![1; 4 << 20])).await.unwrap();
 
-    world.mongod.signal("-KILL");
+    world.mongod().kill_9();
     let begun = Instant::now();
     let error = store.leases.renew(&id, &holder("a")).await.unwrap_err();
     assert!(is_outage(&error) && begun.elapsed() < LIMIT * 2, "{error} after {:?}", begun.elapsed());
@@ -101,7 +101,7 @@ async fn a_killed_server_loses_nothing_it_confirmed_and_is_used_again_when_it_is
     }
     assert!(is_outage(&torn.unwrap_err()));
 
-    world.mongod.start_again().await;
+    world.mongod().restart().await;
     until_it_works(&store, &id).await;
     let (files, now) = store.seeds.load(&id).await.unwrap();
     assert_eq!((&files.0[SeedFiles::AUTH], now), (&auth("t2"), version));
@@ -122,14 +122,15 @@ async fn a_killed_server_loses_nothing_it_confirmed_and_is_used_again_when_it_is
     );
 }
 
-/// Has the server do what these commands say, but not confirm it.
-async fn do_not_confirm(world: &World, command: &str, times: i32) {
+/// Has the server do what such commands say to the seeds, but not confirm it.
+async fn do_not_confirm(world: &World, command: &str, mode: impl Into<Bson>) {
     let unconfirmed =
         doc! { "code": 64, "codeName": "WriteConcernFailed", "errmsg": "waiting for replication" };
+    let seeds = format!("{}.optio_codex_seeds", world.db.name());
     let fail = doc! {
         "configureFailPoint": "failCommand",
-        "mode": { "times": times },
-        "data": { "failCommands": [command], "writeConcernError": unconfirmed, "appName": "optio-codex" },
+        "mode": mode.into(),
+        "data": { "failCommands": [command], "namespace": seeds, "writeConcernError": unconfirmed },
     };
     let admin = Client::with_uri_str(&world.connection).await.unwrap().database("admin");
     admin.run_command(fail).await.unwrap();
@@ -140,15 +141,16 @@ async fn an_acquire_that_was_not_confirmed_is_found_by_reading() {
     let world = World::alone().await;
     let store = open(&world).await.store(no_journal());
     let id = store.seeds.import(new_seed("t1", Some("p"))).await.unwrap().id;
-    do_not_confirm(&world, "findAndModify", 1).await;
+    do_not_confirm(&world, "findAndModify", doc! { "times": 1 }).await;
     let lease = store.leases.acquire(&pool("p"), &holder("a")).await.unwrap().unwrap();
     assert_eq!(lease.seed, id);
     store.leases.release(&id, &holder("a")).await.unwrap();
 
     // The reading fails too, and the caller is told; it tries again, and has what it had, not a second one.
     store.seeds.import(new_seed("t2", Some("p"))).await.unwrap();
-    do_not_confirm(&world, "findAndModify", 2).await;
+    do_not_confirm(&world, "findAndModify", "alwaysOn").await;
     store.leases.acquire(&pool("p"), &holder("b")).await.unwrap_err();
+    do_not_confirm(&world, "findAndModify", "off").await;
     let lease = store.leases.acquire(&pool("p"), &holder("b")).await.unwrap().unwrap();
     let held = doc! { "lease.holder": "b" };
     assert_eq!(world.collection("optio_codex_seeds").count_documents(held).await.unwrap(), 1);
@@ -161,23 +163,10 @@ async fn a_save_that_was_not_confirmed_is_decided_by_reading() {
     let store = open(&world).await.store(no_journal());
     let id = leased(&store).await;
     let base = store.seeds.load(&id).await.unwrap().1;
-    // Two updates come before the one in question: both rows of the blob journal.
     let seeds = world.collection("optio_codex_seeds");
-    let before: Document = seeds.find_one(doc! {}).await.unwrap().unwrap();
-    let fail = doc! {
-        "configureFailPoint": "failCommand",
-        "mode": { "skip": 2 },
-        "data": {
-            "failCommands": ["update"],
-            "writeConcernError": { "code": 64, "codeName": "WriteConcernFailed", "errmsg": "waiting" },
-            "appName": "optio-codex",
-        },
-    };
-    let admin = Client::with_uri_str(&world.connection).await.unwrap().database("admin");
-    admin.run_command(fail).await.unwrap();
+    let before = seeds.find_one(doc! {}).await.unwrap().unwrap();
+    do_not_confirm(&world, "update", "alwaysOn").await;
     let saved = store.seeds.save_credential(&id, &holder("a"), &base, auth("t2")).await.unwrap();
-    let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
-    admin.run_command(off).await.unwrap();
     assert!(matches!(saved, SaveOutcome::Saved(_)), "{saved:?}");
     assert_ne!(seeds.find_one(doc! {}).await.unwrap().unwrap().get("blobId"), before.get("blobId"));
     assert_eq!(store.seeds.load(&id).await.unwrap().0.0[SeedFiles::AUTH], auth("t2"));

@@ -12,7 +12,7 @@ use crate::{Result, StoreError};
 /// How often what may be done twice is done when the network fails. The driver's own second try is within each.
 const TRIES: u32 = 3;
 /// Pause before the next try; long enough for a connection to be made, short beside the limit.
-const PAUSE: Duration = Duration::from_millis(200);
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
 /// Most characters of the driver's words in an error of ours.
 const WORDS: usize = 400;
 /// Codes of a server that has an index of these keys with other options, or of this name with other keys.

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, Document, doc};
 
-use super::call::{Failure, Tried, again, is_duplicate, is_passing};
+use super::call::{Failure, PAUSE, Tried, again, is_duplicate, is_passing};
 use super::documents::{SeedDocument, changes, date, metadata_document, notes, object_id};
 use super::{Core, Mongo, Update};
 use crate::local::invalid;
@@ -254,19 +254,16 @@ impl Core {
                 Some(seed) if seed.blob()? != swap.from => {
                     SaveOutcome::Superseded { current: SeedVersion(seed.blob()?.to_hex()) }
                 }
-                // Still as it was: the update did not arrive, or not yet. It can be made twice.
+                // Still as it was: the update did not arrive, or the majority does not have it yet, or the lease went
+                // away and came back before this reading. It can be made twice.
                 Some(_) => match answered {
-                    Err(error) if tries < TRIES && is_passing(&error) => {
+                    Err(error) if tries == TRIES || !is_passing(&error) => return Err(error.into()),
+                    _ if tries < TRIES => {
                         tries += 1;
+                        tokio::time::sleep(PAUSE).await;
                         continue;
                     }
-                    Err(error) => return Err(error.into()),
-                    // The lease went away and came back between the update and the reading.
-                    Ok(_) if tries < TRIES => {
-                        tries += 1;
-                        continue;
-                    }
-                    Ok(_) => {
+                    _ => {
                         let why = "its lease keeps changing hands".to_owned();
                         let id = swap.id.to_string();
                         return Err(StoreError::Conflict { what: "seed", id, why }.into());
