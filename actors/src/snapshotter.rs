@@ -92,17 +92,8 @@ impl Handler<Restore> for Snapshotter {
             run.step(ChildKind::Snapshotter, "restore").await?;
             let row = run.store.snapshots.get(&id).await?;
             let row = row.ok_or_else(|| StoreError::NotFound { what: "snapshot", id: id.to_string() })?;
-            let codec = match row.codec.as_str() {
-                "gzip" => Codec::Gzip,
-                "zstd" => Codec::Zstd,
-                other => {
-                    return Err(StoreError::Damaged {
-                        what: format!("snapshot {id}"),
-                        why: format!("codec {other:?} is not known"),
-                    }
-                    .into());
-                }
-            };
+            let codec = codec(&row.codec)
+                .map_err(|why| StoreError::Damaged { what: format!("snapshot {id}"), why })?;
             let archive = run.store.snapshots.open(&id).await?;
             // What the store finds wrong half way must stop the extraction, not end it.
             let archive =
@@ -225,6 +216,15 @@ fn snapshot_refusal(record: &SessionRecord) -> Option<String> {
     (!live).then(|| "the agent never came up".to_owned())
 }
 
+/// How an archive is compressed, by the word that stands on its row.
+fn codec(word: &str) -> Result<Codec, String> {
+    match word {
+        "gzip" => Ok(Codec::Gzip),
+        "zstd" => Ok(Codec::Zstd),
+        other => Err(format!("codec {other:?} is not known")),
+    }
+}
+
 async fn capture_workdir(run: &RunContext) -> StepResult {
     // Begun by an earlier process, and perhaps finished: one run stores one snapshot.
     let earlier = run.store.snapshots.list(&run.session).await.map_err(StepError::new)?;
@@ -240,7 +240,9 @@ async fn capture_workdir(run: &RunContext) -> StepResult {
         about.thread_id = None;
     }
     let excludes = Excludes::new(patterns).map_err(StepError::new)?;
-    let mut archive = run.host.archive(&run.dir, excludes, Codec::Zstd).await.map_err(StepError::new)?;
+    about.codec = run.store.snapshots.codec().to_owned();
+    let codec = codec(&about.codec).map_err(StepError::new)?;
+    let mut archive = run.host.archive(&run.dir, excludes, codec).await.map_err(StepError::new)?;
     let mut writer = run.store.snapshots.begin().await.map_err(StepError::new)?;
     while let Some(chunk) = archive.next().await {
         writer.write(chunk.map_err(StepError::new)?).await.map_err(StepError::new)?;
@@ -271,7 +273,8 @@ fn about(record: &SessionRecord) -> NewSnapshot {
         thread_id: run.and_then(|r| {
             r.thread_id.clone().filter(|id| r.had_turn || r.resume_thread.as_ref() == Some(id))
         }),
-        codec: "zstd".to_owned(),
+        // Each store has its own.
+        codec: String::new(),
         seed: run.and_then(|r| r.seed.clone()),
     }
 }
