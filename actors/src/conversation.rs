@@ -28,7 +28,7 @@ pub use wire::WireError;
 
 use crate::session::approvals::Decision;
 use crate::session::{RunContext, TurnMode};
-use crate::supervision::{ChildKind, ExitSlot, Observation, Observe, Pulse};
+use crate::supervision::{ChildKind, ExitSlot, Observation, Observe, Pulse, beat};
 use crate::teardown::{CloseDoor, EndTurn, Finish, StepError, StepResult};
 use rpc_client::RpcClient;
 
@@ -107,8 +107,16 @@ impl ConversationReader {
         }
     }
 
+    /// Fails for a reason of our own. The session hears it before the agent can notice that nobody listens any more: an
+    /// agent on pipes then ends as if all were well, and its status would be taken for the cause.
     fn give_up(&mut self, why: impl Into<String>, ctx: &mut Context<Self>) {
         let why = why.into();
+        self.session.do_send(ConversationFact::GaveUp { why: why.clone() });
+        self.fail(why, ctx);
+    }
+
+    /// Fails because the wire broke.
+    fn fail(&mut self, why: String, ctx: &mut Context<Self>) {
         self.last_error = Some(why.clone());
         self.exit.fail(why);
         ctx.stop();
@@ -135,6 +143,11 @@ pub enum ConversationFact {
     Withdrawn {
         /// To which question.
         request: RequestId,
+    },
+    /// The reader does not go on with this connection, for a reason that is not the agent's end.
+    GaveUp {
+        /// Why.
+        why: String,
     },
 }
 
@@ -190,6 +203,7 @@ impl Actor for ConversationReader {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(BEAT, |reader, _| reader.pulse.touch());
+        beat(ctx, ChildKind::ConversationReader, self.run.clone());
     }
 }
 
@@ -201,8 +215,12 @@ impl StreamHandler<Result<Bytes, WireError>> for ConversationReader {
                 self.attached = false;
                 self.rpc.disconnect();
                 // With the door closed the agent is about to be stopped: it may go.
-                if !self.closed {
-                    self.give_up(broken.to_string(), ctx);
+                if self.closed {
+                    return;
+                }
+                match broken {
+                    WireError::TooLong => self.give_up(broken.to_string(), ctx),
+                    WireError::Closed | WireError::Broken(_) => self.fail(broken.to_string(), ctx),
                 }
             }
         }

@@ -9,7 +9,7 @@ use serde_json::json;
 use tracing::info;
 
 use crate::session::RunContext;
-use crate::supervision::{ChildKind, Observation, Observe, Pulse};
+use crate::supervision::{ChildKind, Observation, Observe, Pulse, beat};
 use crate::teardown::{Disconnect, Finish, StepError, StepResult, Wipe};
 use crate::trace::Deed;
 
@@ -40,6 +40,7 @@ impl Actor for HostLink {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(BEAT, |link, _| link.pulse.touch());
+        beat(ctx, ChildKind::HostLink, self.run.clone());
     }
 }
 

@@ -22,7 +22,7 @@ pub use place::Places;
 use crate::error::SessionError;
 use crate::events::Events;
 use crate::session::phase::{Phase, Request, State};
-use crate::session::record::{Ledger, RunRecord, SessionRecord};
+use crate::session::record::{Ledger, NewestBefore, RunRecord, SessionRecord};
 use crate::session::status::SessionView;
 use crate::session::{
     Beginning, Detach, IsPiped, RunContext, Session, SessionEnded, SessionParts, StopMode, StopSession,
@@ -349,6 +349,7 @@ fn new_run(session: &SessionId) -> RunRecord {
         was_live: false,
         resumed_from: None,
         resume_thread: None,
+        newest_before: NewestBefore::None,
     }
 }
 
@@ -402,6 +403,7 @@ async fn prepare_resume(
         return refuse("it was made without resume support");
     }
     let snapshots = settings.store.snapshots.list(&record.id).await?;
+    let newest_before = NewestBefore::of(&snapshots);
     let snapshot = match &wanted {
         Some(id) => snapshots.into_iter().find(|row| &row.id == id),
         None => snapshots.into_iter().next(),
@@ -416,6 +418,7 @@ async fn prepare_resume(
     let from_workdir = wanted.is_none() && record.workdir_kept.is_some();
     let last = record.run.take();
     let mut run = new_run(&record.id);
+    run.newest_before = newest_before;
     run.former_seed = last.as_ref().and_then(|last| last.seed.clone().or(last.former_seed.clone()));
     if from_workdir {
         run.resume_thread = last.filter(|last| last.had_turn).and_then(|last| last.thread_id);
@@ -508,6 +511,20 @@ impl Handler<ChildExit> for Sessions {
         if live.revived.len() > REVIVALS {
             error!(session = %id, "session actor dies again and again, it is left for the next start");
             self.live.remove(&id);
+            let settings = self.settings.clone();
+            let why = format!(
+                "its supervisor died {} times ({}); it is left as it is for the next start of the service",
+                REVIVALS + 1,
+                exit.reason
+            );
+            let telling = async move {
+                match settings.store.journal.open(id.as_str()).await {
+                    Ok(stream) => Events::new(id, stream, settings.service_stream.clone())
+                        .tell("attention", &json!({ "reason": why })),
+                    Err(problem) => error!(session = %id, %problem, "journal cannot be opened"),
+                }
+            };
+            ctx.spawn(telling.into_actor(self));
             return;
         }
         let settings = self.settings.clone();

@@ -5,12 +5,14 @@
 //! §2.3). So a parent starts its children with [`spawn_child`], which fences them: whatever happens inside, the
 //! parent gets exactly one [`ChildExit`].
 
+mod beat;
 mod fence;
 mod pulse;
 
 use actix::prelude::*;
 use serde::Serialize;
 
+pub(crate) use beat::beat;
 pub use fence::{ChildExit, ChildHandle, ChildId, ExitReason, ExitSlot, spawn_child};
 pub use pulse::Pulse;
 

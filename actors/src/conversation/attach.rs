@@ -98,6 +98,17 @@ pub enum AttachError {
     Injected(#[from] crate::faults::Injected),
 }
 
+impl AttachError {
+    /// The other side is gone, and knows better why.
+    fn is_the_agents_end(&self) -> bool {
+        match self {
+            Self::Wire(problem) => matches!(problem, WireError::Closed | WireError::Broken(_)),
+            Self::Call { problem, .. } => matches!(problem, CallError::Disconnected),
+            Self::Answer(_) | Self::TimedOut | Self::Injected(_) => false,
+        }
+    }
+}
+
 impl Handler<Attach> for ConversationReader {
     type Result = ResponseActFuture<Self, Result<Attached, AttachError>>;
 
@@ -126,7 +137,10 @@ impl Handler<Attach> for ConversationReader {
                 .into_actor(reader)
             });
         Box::pin(attaching.map(|shaken, reader, ctx| {
-            let shaken = shaken.inspect_err(|problem| reader.give_up(problem.to_string(), ctx))?;
+            let shaken = shaken.inspect_err(|problem| match problem.is_the_agents_end() {
+                true => reader.fail(problem.to_string(), ctx),
+                false => reader.give_up(problem.to_string(), ctx),
+            })?;
             Ok(reader.attached(shaken, ctx))
         }))
     }

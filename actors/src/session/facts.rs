@@ -8,14 +8,13 @@ use tracing::{info, warn};
 
 use super::approvals::{self, Approval, ApprovalState, Decision};
 use super::end::Cause;
-use super::{Phase, Session};
+use super::last_words::last_words;
+use super::{Phase, Session, crew};
 use crate::conversation::{Asked, ConversationFact, ReplyToAgent};
 use crate::cred_watcher::{CredFact, StopSaving};
 use crate::lease_renewer::LeaseFact;
 use crate::process::{AgentEnded, TouchHeartbeat};
-
-/// Lines of the agent's standard error that go into a reason; the rest is in the event.
-const STDERR_LINES: usize = 5;
+use crate::supervision::ChildKind;
 
 impl Handler<LeaseFact> for Session {
     type Result = ();
@@ -40,13 +39,15 @@ impl Handler<LeaseFact> for Session {
 
 impl Session {
     pub(super) fn lease_is_lost(&mut self, why: &str, ctx: &mut Context<Self>) {
-        let seed = self.ledger.edit(|record| {
-            let run = record.run.as_mut()?;
-            run.lease_lost = true;
-            run.seed.clone()
+        let (seed, known) = self.ledger.edit(|record| {
+            let run = record.run.as_mut().expect("a session actor exists only for a run on record");
+            (run.seed.clone(), std::mem::replace(&mut run.lease_lost, true))
         });
         self.crew(ctx).watcher.do_send(StopSaving);
-        self.events.tell("seed.lost", &json!({ "seed": seed, "reason": why }));
+        // The renewer and a save may both hear of it.
+        if !known {
+            self.events.tell("seed.lost", &json!({ "seed": seed, "reason": why }));
+        }
         self.save(ctx);
         self.end(Cause::lease_lost(why), ctx);
     }
@@ -80,11 +81,9 @@ impl Handler<AgentEnded> for Session {
     type Result = ();
 
     fn handle(&mut self, ended: AgentEnded, ctx: &mut Self::Context) {
-        let stderr = String::from_utf8_lossy(&ended.stderr);
-        let lines: Vec<_> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
-        let tail = lines[lines.len().saturating_sub(STDERR_LINES)..].join("\n");
         let by = if ended.by_guard { ", ended by its guard because the service was gone" } else { "" };
-        let said = if tail.is_empty() { String::new() } else { format!("; it last said: {tail}") };
+        let said = last_words(&ended.stderr).map(|words| format!("; it last said: {words}"));
+        let said = said.unwrap_or_default();
         let reason = format!("the agent exited unexpectedly with {}{by}{said}", ended.status);
         self.end(Cause::failed(reason), ctx);
     }
@@ -122,6 +121,13 @@ impl Handler<ConversationFact> for Session {
                 });
                 let Some(approval) = withdrawn else { return };
                 self.events.tell("approval.resolved", &json!({ "approval": approval }));
+            }
+            // Where another reader can take its place, its exit has it started.
+            ConversationFact::GaveUp { why } => {
+                if crew::is_irreplaceable(self, ChildKind::ConversationReader) {
+                    self.end(Cause::failed(format!("the conversation cannot go on: {why}")), ctx);
+                }
+                return;
             }
         }
         self.save(ctx);

@@ -227,6 +227,13 @@ impl Session {
         self.wait_state("ended", limit).await
     }
 
+    /// Stops it gracefully unless it is ending by itself.
+    pub async fn stop_if_live(&self) {
+        let stop = self.client.request(Method::POST, &self.path("/stop"));
+        let reply = self.client.send(stop.json(&json!({ "mode": "graceful" }))).await;
+        assert!(reply.status.is_success() || reply.status == 409, "{} {}", reply.status, reply.text());
+    }
+
     /// Resumes it from its newest snapshot.
     pub async fn resume(&self) -> Value {
         self.client.post(&self.path("/resume"), json!({})).await

@@ -25,13 +25,16 @@
 //! it sleeps for luck; every wait has a condition and a limit.
 
 pub mod auth;
+pub mod bad_agent;
 pub mod browser;
 pub mod client;
 pub mod codex;
 pub mod fake_oauth;
 mod loopback;
 pub mod mock_model;
+pub mod mongod;
 pub mod procs;
+pub mod python_peer;
 pub mod server;
 pub mod wait;
 
@@ -41,6 +44,8 @@ pub use client::{Client, Event, EventStream, Reply, Session};
 pub use codex::{CodexHome, codex_binary};
 pub use fake_oauth::{FakeOauth, OauthMode};
 pub use mock_model::{MockModel, ModelRequest};
+pub use mongod::Mongod;
+pub use python_peer::{PeerError, PythonPeer};
 pub use server::{ServerSetup, TestServer};
 pub use wait::wait_until;
 
