@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::clock::{from_millis, millis};
 use crate::records::check_body;
 use crate::seed_archive::{self, hex};
-use crate::seeds::{check_metadata, check_pool};
+use crate::seeds::{check_metadata, check_pool, merge_metadata};
 use crate::{
     Clock, Holder, Inserted, Journal, Lease, Leases, NewSeed, NewSnapshot, Page, PageRequest, RecordFilter,
     RecordRow, Records, Renewal, Result, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedRow, SeedStatus,
@@ -216,6 +216,7 @@ impl Seeds for MemoryStore {
         login.files.0.insert(SeedFiles::AUTH.to_owned(), auth_json);
         login.version = next.clone();
         login.updated = now;
+        login.refreshed = Some(now);
         state.note(now, id, Some(holder), SeedEvent::Saved);
         Ok(SaveOutcome::Saved(next))
     }
@@ -244,7 +245,10 @@ impl Seeds for MemoryStore {
         if let Some(pool) = patch.pool {
             login.pool = pool;
         }
-        login.metadata.extend(patch.metadata);
+        merge_metadata(&mut login.metadata, patch.metadata);
+        if patch.verified {
+            login.verified = Some(now);
+        }
         login.updated = now;
         let row = login.row(id, now);
         state.note(now, id, holder, SeedEvent::Patched);

@@ -105,6 +105,10 @@ pub struct SeedRow {
     pub created_at: Timestamp,
     /// When anything but its lease changed.
     pub updated_at: Timestamp,
+    /// When its credential was replaced last (T-098); `None` while it is the one that was imported.
+    pub last_refreshed_at: Option<Timestamp>,
+    /// When somebody last asked the provider whether it is good, and got an answer (T-232).
+    pub last_verified_at: Option<Timestamp>,
     /// The consumer's own notes.
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
@@ -132,8 +136,11 @@ pub struct SeedPatch {
     pub status: Option<(SeedStatus, Option<String>)>,
     /// Another pool; `Some(None)` takes it out of its pool.
     pub pool: Option<Option<String>>,
-    /// Each key given replaces that key whole (T-065); keys with `.` or a leading `$` are refused.
+    /// Each key given replaces that key whole (T-065), and `null` removes it; keys with `.` or a leading `$` are
+    /// refused.
     pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// The provider was asked and answered: stamps [`SeedRow::last_verified_at`] by the store's clock.
+    pub verified: bool,
 }
 
 /// Largest archive of one seed's files (T-020).
@@ -176,6 +183,19 @@ pub trait Seeds: Send + Sync + 'static {
     /// Deletes a seed; one with a live lease only by `force` (`Conflict` otherwise). An unknown one is `NotFound`
     /// (T-062).
     async fn delete(&self, id: &SeedId, force: bool) -> Result<()>;
+}
+
+/// Applies a patch's notes to those that are stored.
+pub(crate) fn merge_metadata(
+    stored: &mut serde_json::Map<String, serde_json::Value>,
+    patch: serde_json::Map<String, serde_json::Value>,
+) {
+    for (key, value) in patch {
+        match value {
+            serde_json::Value::Null => drop(stored.remove(&key)),
+            value => drop(stored.insert(key, value)),
+        }
+    }
 }
 
 /// Refuses the empty pool (T-087).

@@ -48,6 +48,8 @@ pub(super) struct Login {
     pub(super) turn: Option<u64>,
     pub(super) created: i64,
     pub(super) updated: i64,
+    pub(super) refreshed: Option<i64>,
+    pub(super) verified: Option<i64>,
 }
 
 impl Login {
@@ -65,6 +67,8 @@ impl Login {
             turn: None,
             created: now,
             updated: now,
+            refreshed: None,
+            verified: None,
         }
     }
 
@@ -89,6 +93,8 @@ impl Login {
             version: self.version.clone(),
             created_at: from_millis(self.created),
             updated_at: from_millis(self.updated),
+            last_refreshed_at: self.refreshed.map(from_millis),
+            last_verified_at: self.verified.map(from_millis),
             metadata: self.metadata.clone(),
         }
     }
