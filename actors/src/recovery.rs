@@ -38,7 +38,10 @@ pub async fn replay_spool(settings: &Settings) -> Vec<SeedId> {
 
 async fn replay(settings: &Settings, id: &SpoolId, entry: &SpoolEntry) -> Result<bool, StoreError> {
     let store = &settings.store;
-    let record = store.records.get(&entry.session).await?;
+    let record = match &entry.session {
+        Some(session) => store.records.get(session).await?,
+        None => None,
+    };
     if record.is_some_and(|row| !row.finished) {
         return Ok(false);
     }
@@ -52,9 +55,11 @@ async fn replay(settings: &Settings, id: &SpoolId, entry: &SpoolEntry) -> Result
         let patch = SeedPatch { status: Some((SeedStatus::Alive, None)), ..SeedPatch::default() };
         store.seeds.patch(&entry.seed, Some(&holder), patch).await?;
         info!(seed = %entry.seed, "spooled login is home");
-        let service = settings.service_stream.clone();
-        Events::new(entry.session.clone(), service.clone(), service)
-            .tell("seed.saved", &json!({ "seed": entry.seed, "from": "spool" }));
+        if let Some(session) = entry.session.clone() {
+            let service = settings.service_stream.clone();
+            Events::new(session, service.clone(), service)
+                .tell("seed.saved", &json!({ "seed": entry.seed, "from": "spool" }));
+        }
         store.leases.release(&entry.seed, &holder).await?;
         return Ok(true);
     }
