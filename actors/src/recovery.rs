@@ -1,96 +1,227 @@
-//! Bringing spooled logins home when a service starts (T-157): each under a lease of its own, and only where it is
-//! certain that the spooled login is the newer one of the same account.
+//! Bringing spooled logins home (T-157): under a lease, and only where it is certain that the spooled login is the newer
+//! one of the same account. A service does it when it starts; whoever checks a seed does it first.
+
+use std::collections::BTreeSet;
 
 use optio_codex_protocol::auth::{self, Credential};
 use optio_store::{
-    Holder, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedStatus, SpoolEntry, SpoolId, StoreError,
+    Holder, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedStatus, SessionId, SpoolEntry, SpoolId, StoreError,
 };
 use serde_json::json;
 use tracing::{info, warn};
 
 use crate::events::Events;
 use crate::settings::Settings;
+use crate::verifier::Intent;
 
-/// Replays every entry whose session is over; one whose session is being taken up is that session's to save. Answers
-/// the seeds that have their newest login again.
+/// What to do about a spooled login that cannot be told to belong to its seed.
+const LOOK_AT_IT: &str = "look at it, then say by hand what the seed is";
+
+/// Replays the entries of every seed whose sessions are over; one whose session is being taken up is that session's to
+/// save. Answers the seeds that have their newest login again.
 pub async fn replay_spool(settings: &Settings) -> Vec<SeedId> {
-    let mut home = Vec::new();
-    let entries = match settings.store.spool.entries().await {
-        Ok(entries) => entries,
-        Err(problem) => {
-            warn!(%problem, "spool cannot be read");
-            return home;
+    let mut seeds = BTreeSet::new();
+    match settings.store.spool.entries().await {
+        Err(problem) => warn!(%problem, "spool cannot be read"),
+        Ok(entries) => {
+            for (id, entry) in entries {
+                match entry {
+                    Ok(entry) => drop(seeds.insert(entry.seed)),
+                    Err(problem) => {
+                        let at = settings.store.spool.describe(&id);
+                        warn!(at, %problem, "spooled login cannot be read, it is left where it is");
+                    }
+                }
+            }
         }
-    };
-    for (id, entry) in entries {
-        let at = settings.store.spool.describe(&id);
-        match entry {
-            Err(problem) => warn!(at, %problem, "spooled login cannot be read, it is left where it is"),
-            Ok(entry) => match replay(settings, &id, &entry).await {
-                Ok(true) => home.push(entry.seed),
-                Ok(false) => info!(seed = %entry.seed, at, "spooled login is left where it is"),
-                Err(problem) => warn!(seed = %entry.seed, at, %problem, "spooled login is not home yet"),
-            },
+    }
+    let mut home = Vec::new();
+    for seed in seeds {
+        match replay(settings, &seed).await {
+            Ok(true) => home.push(seed),
+            Ok(false) => info!(%seed, "spooled login is left where it is"),
+            Err(problem) => warn!(%seed, %problem, "spooled login is not home yet"),
         }
     }
     home
 }
 
-async fn replay(settings: &Settings, id: &SpoolId, entry: &SpoolEntry) -> Result<bool, StoreError> {
+async fn replay(settings: &Settings, seed: &SeedId) -> Result<bool, StoreError> {
     let store = &settings.store;
-    let record = match &entry.session {
-        Some(session) => store.records.get(session).await?,
-        None => None,
-    };
-    if record.is_some_and(|row| !row.finished) {
-        return Ok(false);
-    }
-    let holder = Holder::mint_for("recovery");
-    if store.leases.acquire_for_recovery(&entry.seed, &holder).await?.is_none() {
-        return Ok(false);
-    }
-    let saved = save(settings, entry, &holder).await;
-    if let Ok(true) = saved {
-        store.spool.confirm(id).await?;
-        let patch = SeedPatch { status: Some((SeedStatus::Alive, None)), ..SeedPatch::default() };
-        store.seeds.patch(&entry.seed, Some(&holder), patch).await?;
-        info!(seed = %entry.seed, "spooled login is home");
-        if let Some(session) = entry.session.clone() {
-            let service = settings.service_stream.clone();
-            Events::new(session, service.clone(), service)
-                .tell("seed.saved", &json!({ "seed": entry.seed, "from": "spool" }));
+    for (_, entry) in entries_of(settings, seed).await? {
+        if let Ok(SpoolEntry { session: Some(session), .. }) = &entry
+            && store.records.get(session).await?.is_some_and(|row| !row.finished)
+        {
+            return Ok(false);
         }
-        store.leases.release(&entry.seed, &holder).await?;
-        return Ok(true);
     }
-    // Released unsaved, the seed must not be handed out with the old login.
-    let reason = format!("a newer login may lie in the spool at {}", store.spool.describe(id));
-    let status = Some((SeedStatus::NeedsRecovery, Some(reason)));
-    store.seeds.patch(&entry.seed, Some(&holder), SeedPatch { status, ..SeedPatch::default() }).await?;
-    store.leases.release(&entry.seed, &holder).await?;
-    saved
+    let was_dirty = store.seeds.get(seed).await?.is_some_and(|row| row.dirty);
+    let holder = Holder::mint_for("recovery");
+    if store.leases.acquire_for_recovery(seed, &holder).await?.is_none() {
+        return Ok(false);
+    }
+    match bring_home(settings, seed, &holder).await {
+        Ok(Home::Saved) => {
+            if !is_in_doubt(settings, seed).await? {
+                patch(settings, seed, &holder, SeedStatus::Alive, None).await?;
+            }
+            store.leases.release(seed, &holder).await?;
+            Ok(true)
+        }
+        // Nothing was learnt: a seed that was dirty stays so, because the lease is left to run out.
+        Ok(Home::Nothing) if was_dirty => Ok(false),
+        Ok(Home::Nothing) => {
+            store.leases.release(seed, &holder).await?;
+            Ok(false)
+        }
+        // Released unsaved, the seed must not be handed out with the old login.
+        Ok(Home::Stuck(why)) => {
+            patch(settings, seed, &holder, SeedStatus::NeedsRecovery, Some(why)).await?;
+            store.leases.release(seed, &holder).await?;
+            Ok(false)
+        }
+        Err(problem) => {
+            let why = format!(
+                "a newer login may lie in the spool and could not be saved ({problem}); verify it to try again"
+            );
+            patch(settings, seed, &holder, SeedStatus::NeedsRecovery, Some(why)).await?;
+            store.leases.release(seed, &holder).await?;
+            Err(problem)
+        }
+    }
 }
 
-/// Saves an entry if it is the successor of what is stored, or newer by its own date; `false` when it is not.
-async fn save(settings: &Settings, entry: &SpoolEntry, holder: &Holder) -> Result<bool, StoreError> {
+async fn patch(
+    settings: &Settings,
+    seed: &SeedId,
+    holder: &Holder,
+    status: SeedStatus,
+    why: Option<String>,
+) -> Result<(), StoreError> {
+    let patch = SeedPatch { status: Some((status, why)), ..SeedPatch::default() };
+    settings.store.seeds.patch(seed, Some(holder), patch).await.map(drop)
+}
+
+/// A login whose own token was sent by a check that left no outcome is not known to be good, newest or not (INV-29).
+async fn is_in_doubt(settings: &Settings, seed: &SeedId) -> Result<bool, StoreError> {
+    let (files, _) = settings.store.seeds.load(seed).await?;
+    let stored = files.0.get(SeedFiles::AUTH).cloned().unwrap_or_default();
+    let row = settings.store.seeds.get(seed).await?;
+    Ok(row
+        .and_then(|row| Intent::of(&row.metadata))
+        .is_some_and(|intent| intent.is_about(&auth::read(&stored))))
+}
+
+/// What the spool had for a seed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// Nothing that is newer than what the store has.
+    Nothing,
+    /// The newest of it is in the store now.
+    Saved,
+    /// It may have something newer that cannot be saved. Where it lies, and what to do.
+    Stuck(String),
+}
+
+/// Brings home what the spool has for a seed that `holder` holds. No session of an entry may still be at work.
+pub(crate) async fn bring_home(
+    settings: &Settings,
+    seed: &SeedId,
+    holder: &Holder,
+) -> Result<Home, StoreError> {
+    let spool = &settings.store.spool;
+    let mut found = Home::Nothing;
+    for (id, entry) in entries_of(settings, seed).await? {
+        let at = spool.describe(&id);
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(problem) => {
+                return Ok(Home::Stuck(format!(
+                    "a newer login may lie in the spool at {at}, unreadable ({problem}); {LOOK_AT_IT}"
+                )));
+            }
+        };
+        match save(settings, &entry, holder).await? {
+            Saved::Older => {
+                info!(%seed, at, "spooled login is older than the stored one, it is left where it is")
+            }
+            Saved::Unclear => {
+                return Ok(Home::Stuck(format!("a newer login may lie in the spool at {at}; {LOOK_AT_IT}")));
+            }
+            Saved::Home => {
+                confirm(settings, &id).await;
+                tell(settings, seed, entry.session);
+                found = Home::Saved;
+            }
+        }
+    }
+    Ok(found)
+}
+
+type Found = (SpoolId, Result<SpoolEntry, StoreError>);
+
+async fn entries_of(settings: &Settings, seed: &SeedId) -> Result<Vec<Found>, StoreError> {
+    let mut entries = settings.store.spool.entries().await?;
+    entries.retain(|(id, entry)| match entry {
+        Ok(entry) => entry.seed == *seed,
+        Err(_) => id.0.starts_with(seed.as_str()),
+    });
+    Ok(entries)
+}
+
+/// The store has it, so an entry that stays behind is replayed and found to be there already.
+async fn confirm(settings: &Settings, id: &SpoolId) {
+    if let Err(problem) = settings.store.spool.confirm(id).await {
+        warn!(%problem, "spool entry was not removed");
+    }
+}
+
+fn tell(settings: &Settings, seed: &SeedId, session: Option<SessionId>) {
+    info!(%seed, "spooled login is home");
+    if let Some(session) = session {
+        let service = settings.service_stream.clone();
+        Events::new(session, service.clone(), service)
+            .tell("seed.saved", &json!({ "seed": seed, "from": "spool" }));
+    }
+}
+
+enum Saved {
+    /// The store has it.
+    Home,
+    /// The store has a newer one of the same account.
+    Older,
+    /// Neither is certain.
+    Unclear,
+}
+
+/// Saves an entry if it is the successor of what is stored, or newer by its own date.
+async fn save(settings: &Settings, entry: &SpoolEntry, holder: &Holder) -> Result<Saved, StoreError> {
     let (files, version) = settings.store.seeds.load(&entry.seed).await?;
     let stored = files.0.get(SeedFiles::AUTH).cloned().unwrap_or_default();
     if stored == entry.auth_json {
-        return Ok(true);
+        return Ok(Saved::Home);
     }
     let (old, new) = (auth::read(&stored), auth::read(&entry.auth_json));
-    let same = auth::same_account(&old, &new) != Some(false);
-    if !new.is_login() || !same || (version != entry.base && !is_newer(&new, &old)) {
-        return Ok(false);
+    if !new.is_login() || auth::same_account(&old, &new) == Some(false) {
+        return Ok(Saved::Unclear);
+    }
+    if version != entry.base {
+        match by_date(&new, &old) {
+            Some(std::cmp::Ordering::Greater) => {}
+            Some(std::cmp::Ordering::Less) => return Ok(Saved::Older),
+            _ => return Ok(Saved::Unclear),
+        }
     }
     let saved =
         settings.store.seeds.save_credential(&entry.seed, holder, &version, entry.auth_json.clone()).await?;
-    Ok(matches!(saved, SaveOutcome::Saved(_)))
+    Ok(if matches!(saved, SaveOutcome::Saved(_)) { Saved::Home } else { Saved::Unclear })
 }
 
-fn is_newer(new: &Credential, old: &Credential) -> bool {
+fn by_date(new: &Credential, old: &Credential) -> Option<std::cmp::Ordering> {
     match (new, old) {
-        (Credential::ChatGpt(new), Credential::ChatGpt(old)) => new.last_refresh > old.last_refresh,
-        _ => false,
+        (Credential::ChatGpt(new), Credential::ChatGpt(old)) => {
+            Some(new.last_refresh?.cmp(&old.last_refresh?))
+        }
+        _ => None,
     }
 }

@@ -13,7 +13,7 @@ use optio_store::{JournalStream, Page, PageRequest, RecordFilter, SessionId, Sna
 use tracing::{info, warn};
 
 pub use messages::MessageView;
-pub use seeds::{ImportSeed, SeedLeaseView, SeedView};
+pub use seeds::{ImportSeed, SeedLeaseView, SeedView, VerifyView};
 
 /// What questions and answers are made of, so that whoever asks needs to know no package below this one.
 pub mod words {
