@@ -26,6 +26,7 @@ use optio_actors::events::SERVICE_STREAM;
 use optio_actors::sessions::{OnExit, Places};
 use optio_actors::{Service, Settings};
 use optio_host::{Host, LocalHost, LocalHostConfig};
+use optio_oauth::{ClientError, HttpLoginServer, LoginServer, Offline};
 use optio_store::embedded::{BLOB_GRACE, Embedded, Options as StoreOptions};
 use optio_store::{DiskJournal, DiskJournalOptions, Store};
 use optio_web::{Web, WebOptions};
@@ -173,8 +174,22 @@ async fn settings(config: &Config, store: Store) -> Result<Settings> {
         codex: config.codex.clone(),
         orphan_ttl: config.orphan_ttl,
         defaults: config.defaults.clone(),
+        refresh_idle: config.refresh_seeds,
+        login_server: login_server(config)?,
         ..Settings::new(hosts, store, service_stream)
     })
+}
+
+/// A machine without certificates can run everything but checks of logins. An address that is none is a mistake.
+fn login_server(config: &Config) -> Result<Arc<dyn LoginServer>> {
+    match HttpLoginServer::new(&config.login_server) {
+        Ok(server) => Ok(Arc::new(server)),
+        Err(problem @ ClientError::Client(_)) => {
+            warn!(%problem, "stored logins cannot be checked or kept fresh");
+            Ok(Arc::new(Offline))
+        }
+        Err(problem) => Err(problem.into()),
+    }
 }
 
 /// Deletes the blobs that nothing names any more, and tells the log when the journal's disk fails and when it is back.

@@ -84,7 +84,7 @@ impl HttpOptions {
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
-pub enum BadUrl {
+pub enum ClientError {
     /// The address is none. It is not shown: it may carry a password.
     #[error("the {what} address of the login server is no http address: {why}")]
     Url {
@@ -109,7 +109,7 @@ pub struct HttpLoginServer {
 
 impl HttpLoginServer {
     /// A client that asks nobody yet. Honours the proxy variables of the environment and trusts the system's roots (T-241).
-    pub fn new(options: &HttpOptions) -> Result<Self, BadUrl> {
+    pub fn new(options: &HttpOptions) -> Result<Self, ClientError> {
         let client = Client::builder()
             .user_agent(USER_AGENT)
             .timeout(options.limit)
@@ -120,7 +120,7 @@ impl HttpLoginServer {
             .pool_max_idle_per_host(0)
             .retry(reqwest::retry::never())
             .build()
-            .map_err(|problem| BadUrl::Client(told(&problem)))?;
+            .map_err(|problem| ClientError::Client(told(&problem)))?;
         Ok(Self {
             client,
             refresh_url: parse("refresh", &options.refresh_url)?,
@@ -273,8 +273,8 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
-fn parse(what: &'static str, url: &str) -> Result<Url, BadUrl> {
-    let bad = |why: String| BadUrl::Url { what, why };
+fn parse(what: &'static str, url: &str) -> Result<Url, ClientError> {
+    let bad = |why: String| ClientError::Url { what, why };
     let url: Url =
         url.parse().map_err(|problem: <Url as std::str::FromStr>::Err| bad(problem.to_string()))?;
     match url.scheme() {

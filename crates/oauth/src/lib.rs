@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
 pub use http::{
-    BadUrl, CLIENT_ID, Encoding, HttpLoginServer, HttpOptions, MAX_BODY, REFRESH_URL, REQUEST_LIMIT,
+    CLIENT_ID, ClientError, Encoding, HttpLoginServer, HttpOptions, MAX_BODY, REFRESH_URL, REQUEST_LIMIT,
 };
 pub use verdict::{NO_ROTATION, Verdict, judge};
 
