@@ -21,7 +21,7 @@ use optio_store::faulty::{Fault, StoreOp};
 use optio_store::memory::SeedEvent;
 use optio_store::{
     Account, Holder, LEASE_TTL, Lease, Leases, NewSeed, SeedFiles, SeedId, SeedPatch, SeedRow, SeedStatus,
-    Seeds, Spool, SpoolEntry, Want,
+    SeedVersion, Seeds, Spool, SpoolEntry, Want,
 };
 use serde_json::{Value, json};
 
@@ -286,6 +286,53 @@ async fn a_login_of_another_account_in_the_spool_is_for_a_person_to_look_at() {
     assert!(seen.seed.status_reason.unwrap().contains(&world.memory.describe(&spooled)));
     assert!(world.login_server.attempts().is_empty());
     assert_eq!(token(&world, &seed), "refresh-acme-1");
+}
+
+#[actix::test]
+async fn a_spooled_login_that_is_older_than_the_stored_one_parks_nothing() {
+    let world = World::without_service();
+    let seed = import(&world, login("acme", 3), None).await;
+    let auth_json = login("acme", 2);
+    let fingerprint = auth::fingerprint(&auth_json).unwrap();
+    let entry = SpoolEntry {
+        seed: seed.clone(),
+        session: None,
+        holder: Holder::stored("an-earlier-run"),
+        base: SeedVersion("an-earlier-version".to_owned()),
+        fingerprint,
+        account_id: Some("acme".to_owned()),
+        at: world.clock.now(),
+        auth_json,
+    };
+    world.memory.put(entry).await.unwrap();
+    world.restart().await;
+    assert_eq!(
+        (row(&world, &seed).await.status, token(&world, &seed).as_str()),
+        (SeedStatus::Alive, "refresh-acme-3")
+    );
+    assert!(acquire(&world, &seed).await.is_some());
+}
+
+#[actix::test]
+async fn a_spooled_login_whose_own_token_was_sent_is_not_called_good_at_the_start() {
+    let world = World::new().await;
+    let seed = world.seed("acme").await;
+    // The store has the login, and the spool has it still.
+    world.faulty_store.fail_always(StoreOp::ConfirmSpool, Fault::Error);
+    let id = world.launch(json!({ "seed": { "id": seed } })).await;
+    world.rotate(&id);
+    world.stop(&id).await;
+    assert_eq!(token(&world, &seed), "refresh-acme-2");
+    world.login_server.mode(Mode::HoldAfter);
+    begin(world.service(), &seed);
+    world.until("the request", async || !world.login_server.grants().is_empty()).await;
+    world.crash();
+    world.faulty_store.heal();
+    pass(LAPSE).await;
+    world.restart().await;
+    assert!(world.memory.entries().await.unwrap().is_empty(), "the start has looked at the spool");
+    assert_eq!(row(&world, &seed).await.status, SeedStatus::NeedsRecovery);
+    assert_eq!(acquire(&world, &seed).await, None);
 }
 
 #[actix::test]

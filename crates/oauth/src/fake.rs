@@ -89,6 +89,11 @@ impl FakeLoginServer {
         self.lock().reuses.clone()
     }
 
+    /// True for a token whose successor was made.
+    pub fn is_spent(&self, token: &str) -> bool {
+        self.lock().spent.contains(token)
+    }
+
     /// The newest token of the lineage that `token` belongs to, as far as it went through here.
     pub fn newest(&self, token: &str) -> String {
         let inner = self.lock();
@@ -115,7 +120,8 @@ impl FakeLoginServer {
 }
 
 impl Inner {
-    fn spend(&mut self, token: &str) -> RefreshAnswer {
+    /// What is said to a token that is of no use any more.
+    fn refuse(&mut self, token: &str) -> Option<RefreshAnswer> {
         let refused = |code: &str| RefreshAnswer::Refused {
             status: 401,
             code: Some(code.to_owned()),
@@ -128,10 +134,17 @@ impl Inner {
                 if grant.spent == newest { grant.refresh_token.clone() } else { newest }
             });
             self.revoked.insert(newest);
-            return refused("refresh_token_reused");
+            return Some(refused("refresh_token_reused"));
         }
         if self.revoked.contains(token) {
-            return refused("refresh_token_invalidated");
+            return Some(refused("refresh_token_invalidated"));
+        }
+        None
+    }
+
+    fn spend(&mut self, token: &str) -> RefreshAnswer {
+        if let Some(refused) = self.refuse(token) {
+            return refused;
         }
         self.spent.insert(token.to_owned());
         let refresh_token = format!("granted-{}", self.grants.len() + 1);
@@ -157,10 +170,13 @@ impl LoginServer for FakeLoginServer {
         self.lock().attempts.push(token.to_owned());
         match self.mode_but(Mode::HoldBefore).await {
             Mode::Answer(answer) => answer,
-            Mode::GrantWithoutRotation => RefreshAnswer::Granted(Tokens {
-                access_token: Some(Secret::new(format!("another-access-of-{token}"))),
-                ..Tokens::default()
-            }),
+            Mode::GrantWithoutRotation => match self.lock().refuse(token) {
+                Some(refused) => refused,
+                None => RefreshAnswer::Granted(Tokens {
+                    access_token: Some(Secret::new(format!("another-access-of-{token}"))),
+                    ..Tokens::default()
+                }),
+            },
             Mode::LoseAnswer => {
                 // Spent, and the answer dropped on purpose.
                 let _lost = self.lock().spend(token);
