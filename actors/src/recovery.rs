@@ -55,17 +55,20 @@ async fn replay(settings: &Settings, seed: &SeedId) -> Result<bool, StoreError> 
             return Ok(false);
         }
     }
-    let was_dirty = store.seeds.get(seed).await?.is_some_and(|row| row.dirty);
+    let last = store.seeds.get(seed).await?.and_then(|row| row.lease).map(|lease| lease.holder);
+    let was_dirty = last.is_some();
     let holder = Holder::mint_for("recovery");
     if store.leases.acquire_for_recovery(seed, &holder).await?.is_none() {
         return Ok(false);
     }
-    match bring_home(settings, seed, &holder).await {
-        Ok(Home::Saved) => {
+    match bring_home(settings, seed, &holder, last.as_ref()).await {
+        Ok(Home::Saved { settled }) => {
             if !is_in_doubt(settings, seed).await? {
                 patch(settings, seed, &holder, SeedStatus::Alive, None).await?;
             }
-            store.leases.release(seed, &holder).await?;
+            if settled {
+                store.leases.release(seed, &holder).await?;
+            }
             Ok(true)
         }
         // Nothing was learnt: a seed that was dirty stays so, because the lease is left to run out.
@@ -115,22 +118,31 @@ async fn is_in_doubt(settings: &Settings, seed: &SeedId) -> Result<bool, StoreEr
 /// What the spool had for a seed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Home {
-    /// Nothing that is newer than what the store has.
+    /// Nothing that the store does not have.
     Nothing,
     /// The newest of it is in the store now.
-    Saved,
+    Saved {
+        /// It came from whoever had the seed last, or nobody left it unreleased: nothing newer can be missing.
+        settled: bool,
+    },
     /// It may have something newer that cannot be saved. Where it lies, and what to do.
     Stuck(String),
 }
 
-/// Brings home what the spool has for a seed that `holder` holds. No session of an entry may still be at work.
+/// Brings home what the spool has for a seed that `holder` holds, and that `last` held before and did not release. No
+/// session of an entry may still be at work.
+///
+/// That an entry is in the store already says only of its own holder that nothing is missing. An entry may have stayed
+/// behind, and somebody else have had the seed since, spent the token, and died.
 pub(crate) async fn bring_home(
     settings: &Settings,
     seed: &SeedId,
     holder: &Holder,
+    last: Option<&Holder>,
 ) -> Result<Home, StoreError> {
     let spool = &settings.store.spool;
     let mut found = Home::Nothing;
+    let mut settled = last.is_none();
     for (id, entry) in entries_of(settings, seed).await? {
         let at = spool.describe(&id);
         let entry = match entry {
@@ -148,10 +160,14 @@ pub(crate) async fn bring_home(
             Saved::Unclear => {
                 return Ok(Home::Stuck(format!("a newer login may lie in the spool at {at}; {LOOK_AT_IT}")));
             }
-            Saved::Home => {
+            home @ (Saved::Now | Saved::Before) => {
                 confirm(settings, &id).await;
-                tell(settings, seed, entry.session);
-                found = Home::Saved;
+                let of_the_last = last == Some(&entry.holder);
+                settled |= of_the_last;
+                if of_the_last || matches!(home, Saved::Now) {
+                    tell(settings, seed, entry.session);
+                    found = Home::Saved { settled };
+                }
             }
         }
     }
@@ -186,8 +202,10 @@ fn tell(settings: &Settings, seed: &SeedId, session: Option<SessionId>) {
 }
 
 enum Saved {
-    /// The store has it.
-    Home,
+    /// The store has it now.
+    Now,
+    /// The store had it already.
+    Before,
     /// The store has a newer one of the same account.
     Older,
     /// Neither is certain.
@@ -199,7 +217,7 @@ async fn save(settings: &Settings, entry: &SpoolEntry, holder: &Holder) -> Resul
     let (files, version) = settings.store.seeds.load(&entry.seed).await?;
     let stored = files.0.get(SeedFiles::AUTH).cloned().unwrap_or_default();
     if stored == entry.auth_json {
-        return Ok(Saved::Home);
+        return Ok(Saved::Before);
     }
     let (old, new) = (auth::read(&stored), auth::read(&entry.auth_json));
     if !new.is_login() || auth::same_account(&old, &new) == Some(false) {
@@ -214,7 +232,7 @@ async fn save(settings: &Settings, entry: &SpoolEntry, holder: &Holder) -> Resul
     }
     let saved =
         settings.store.seeds.save_credential(&entry.seed, holder, &version, entry.auth_json.clone()).await?;
-    Ok(if matches!(saved, SaveOutcome::Saved(_)) { Saved::Home } else { Saved::Unclear })
+    Ok(if matches!(saved, SaveOutcome::Saved(_)) { Saved::Now } else { Saved::Unclear })
 }
 
 fn by_date(new: &Credential, old: &Credential) -> Option<std::cmp::Ordering> {

@@ -15,8 +15,8 @@ use optio_actors::supervision::ChildKind;
 use optio_actors::testing::{World, login, play};
 use optio_actors::{Service, SessionError};
 use optio_codex_protocol::auth;
-use optio_oauth::RefreshAnswer;
 use optio_oauth::fake::Mode;
+use optio_oauth::{LoginServer, RefreshAnswer, Secret};
 use optio_store::faulty::{Fault, StoreOp};
 use optio_store::memory::SeedEvent;
 use optio_store::{
@@ -336,6 +336,26 @@ async fn a_spooled_login_whose_own_token_was_sent_is_not_called_good_at_the_star
 }
 
 #[actix::test]
+async fn a_spooled_login_that_stayed_behind_does_not_vouch_for_whoever_came_after() {
+    let world = World::new().await;
+    let seed = world.seed("acme").await;
+    world.faulty_store.fail(StoreOp::ConfirmSpool, 1, Fault::Error);
+    assert_eq!(verify(&world, &seed).await.verdict, "alive");
+    assert_eq!(world.memory.entries().await.unwrap().len(), 1);
+    // A peer spends the token, and dies before it has saved.
+    acquire(&world, &seed).await.unwrap();
+    world.login_server.refresh(&Secret::new("granted-1")).await;
+    world.crash();
+    pass(LAPSE).await;
+    world.restart().await;
+    assert!(world.memory.entries().await.unwrap().is_empty(), "the start has looked at the spool");
+    assert_eq!(acquire(&world, &seed).await, None);
+    pass(LAPSE).await;
+    assert_eq!(acquire(&world, &seed).await, None);
+    assert_eq!(verify(&world, &seed).await.verdict, "dead");
+}
+
+#[actix::test]
 async fn an_unknown_outcome_survives_an_answer_that_says_nothing() {
     let world = World::new().await;
     let seed = world.seed("acme").await;
@@ -363,7 +383,7 @@ async fn without_a_rotation_the_old_token_stays_and_that_is_said() {
 async fn a_refresh_token_that_came_alone_is_kept() {
     let world = World::new().await;
     let seed = world.seed("acme").await;
-    let refresh_token = Some(optio_oauth::Secret::new("came-alone"));
+    let refresh_token = Some(Secret::new("came-alone"));
     let alone = optio_oauth::Tokens { refresh_token, ..Default::default() };
     world.login_server.mode(Mode::Answer(RefreshAnswer::Granted(alone)));
     let seen = verify(&world, &seed).await;
@@ -469,6 +489,18 @@ async fn a_dirty_seed_of_which_nothing_was_learnt_stays_dirty() {
     let row = row(&world, &seed).await;
     assert!(row.dirty && row.status == SeedStatus::Alive, "{row:?}");
     assert_eq!(acquire(&world, &seed).await, None);
+}
+
+#[actix::test]
+async fn a_dirty_seed_whose_lease_came_without_an_answer_stays_dirty() {
+    let world = World::new().await;
+    let seed = world.seed("acme").await;
+    make_dirty(&world, &seed).await;
+    world.faulty_store.fail(StoreOp::AcquireForRecovery, 1, Fault::DoneButError);
+    world.service().verify_seed(&seed).await.unwrap_err();
+    assert_eq!(acquire(&world, &seed).await, None);
+    pass(LAPSE).await;
+    assert!(row(&world, &seed).await.dirty);
 }
 
 #[actix::test]

@@ -63,7 +63,7 @@ pub(super) async fn verify(
     // Read again under the lease: what came before may be over.
     let checking = async {
         let row = store.seeds.get(&seed).await?.ok_or_else(not_found)?;
-        let before = Before::of(row, held.was_dirty);
+        let before = Before::of(row, held.last.is_some());
         Check { settings: &settings, held: &held, before, asked: false, wait: None }.run().await
     };
     let checked = tokio::select! {
@@ -105,12 +105,13 @@ struct Check<'a> {
 
 impl Check<'_> {
     async fn run(mut self) -> Result<Checked, StoreError> {
-        match recovery::bring_home(self.settings, &self.held.seed, &self.held.holder).await? {
+        let Held { seed, holder, last, .. } = self.held;
+        match recovery::bring_home(self.settings, seed, holder, last.as_ref()).await? {
             Home::Nothing => {}
             Home::Stuck(why) => return self.conclude(Verdict::NeedsRecovery(why)).await,
             // What was missing is there; whether it is good is the next question.
-            Home::Saved => {
-                self.before.dirty = false;
+            Home::Saved { settled } => {
+                self.before.dirty &= !settled;
                 if self.before.status == SeedStatus::NeedsRecovery {
                     (self.before.status, self.before.reason) = (SeedStatus::Alive, None);
                     // Made to stick by whatever is concluded.

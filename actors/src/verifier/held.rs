@@ -27,8 +27,8 @@ pub(super) struct Held {
     store: Store,
     pub(super) seed: SeedId,
     pub(super) holder: Holder,
-    /// Its last holder never released it. Let go, it would count as clean.
-    pub(super) was_dirty: bool,
+    /// Who had it last and never released it. Let go, it would count as clean.
+    pub(super) last: Option<Holder>,
 }
 
 impl Held {
@@ -41,7 +41,8 @@ impl Held {
     ) -> Result<Option<Self>, StoreError> {
         // The form of T-213. Without a session in it, nobody looks for one.
         let holder = Holder::stored(format!("verify:{}", Uuid::new_v4().simple()));
-        let held = Self { store: store.clone(), seed: row.id.clone(), holder, was_dirty: row.dirty };
+        let last = row.lease.as_ref().map(|lease| lease.holder.clone());
+        let held = Self { store: store.clone(), seed: row.id.clone(), holder, last };
         let acquired = match occasion {
             Occasion::InPassing => store.leases.acquire(&Want::Seed(row.id.clone()), &held.holder).await,
             Occasion::Asked => store.leases.acquire_for_recovery(&row.id, &held.holder).await,
@@ -49,8 +50,8 @@ impl Held {
         match acquired {
             Ok(lease) => Ok(lease.map(|_| held)),
             Err(problem) => {
-                // It may have been done nevertheless; nothing happened under it.
-                held.let_go().await;
+                // It may have been done nevertheless; nothing was learnt under it.
+                held.let_go_unlearnt().await;
                 Err(problem)
             }
         }
@@ -98,7 +99,7 @@ impl Held {
     /// Lets the seed go, unless that would make it clean without anybody having found out why it was not: then the lease
     /// is left to run out, and the seed is dirty as before.
     pub(super) async fn let_go_unlearnt(&self) {
-        if !self.was_dirty {
+        if self.last.is_none() {
             self.let_go().await;
         }
     }
