@@ -356,6 +356,34 @@ async fn a_spooled_login_that_stayed_behind_does_not_vouch_for_whoever_came_afte
 }
 
 #[actix::test]
+async fn a_spooled_login_with_the_token_that_was_sent_is_saved_and_still_in_doubt() {
+    let world = World::new().await;
+    let seed = world.seed("acme").await;
+    world.login_server.mode(Mode::LoseAnswer);
+    assert_eq!(verify(&world, &seed).await.verdict, "suspect");
+    // Another service's run had got a new access token only, and its service starts again.
+    let (files, base) = world.memory.load(&seed).await.unwrap();
+    let new = auth::NewTokens { access_token: Some("newer"), ..Default::default() };
+    let auth_json = Bytes::from(auth::refreshed(&files.0[SeedFiles::AUTH], &new, world.clock.now()).unwrap());
+    let entry = SpoolEntry {
+        seed: seed.clone(),
+        session: None,
+        holder: Holder::stored("a-run"),
+        base,
+        fingerprint: auth::fingerprint(&auth_json).unwrap(),
+        account_id: Some("acme".to_owned()),
+        at: world.clock.now(),
+        auth_json: auth_json.clone(),
+    };
+    world.memory.put(entry).await.unwrap();
+    world.crash();
+    world.restart().await;
+    assert_eq!(world.memory.credential(&seed), Some(auth_json));
+    assert_eq!(row(&world, &seed).await.status, SeedStatus::NeedsRecovery);
+    assert_eq!(acquire(&world, &seed).await, None);
+}
+
+#[actix::test]
 async fn an_unknown_outcome_survives_an_answer_that_says_nothing() {
     let world = World::new().await;
     let seed = world.seed("acme").await;
