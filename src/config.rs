@@ -12,13 +12,20 @@ use anyhow::{Context, Result, ensure};
 use optio_actors::Defaults;
 use optio_actors::sessions::OnExit;
 use optio_actors::settings::ORPHAN_TTL;
+use optio_oauth::HttpOptions;
 use serde_json::{Map, Value};
 
-pub use options::{DefaultOptions, LogFormat, OnExitOption, Options, StoreAddress};
+pub use options::{DefaultOptions, LogFormat, OnExitOption, Options, RefreshEncoding, StoreAddress};
 pub use store::StoreChoice;
 
 /// Where the service listens unless it is told otherwise.
 const LISTEN: &str = "127.0.0.1:7340";
+
+/// Names another login server than the real one, for Codex as for us (T-235).
+const REFRESH_URL_OVERRIDE: &str = "CODEX_REFRESH_TOKEN_URL_OVERRIDE";
+
+/// A login server for tests: nobody listens there, so that no test ever asks the real one.
+const NO_LOGIN_SERVER: &str = "http://127.0.0.1:9/oauth/token";
 
 /// The directory of ours in the user's directories.
 const OURS: &str = "optio-codex";
@@ -52,6 +59,10 @@ pub struct Config {
     pub on_exit: OnExit,
     /// How long an agent without a lease may live without a service.
     pub orphan_ttl: Duration,
+    /// Logins that lie idle in a pool are kept fresh.
+    pub refresh_seeds: bool,
+    /// The login server, and how it is asked.
+    pub login_server: HttpOptions,
     /// People may break actors on purpose.
     pub enable_faults: bool,
     /// HTTP workers, and as many threads of session actors.
@@ -90,6 +101,8 @@ impl Config {
             on_exit: OnExit::Teardown,
             // A test that was killed leaves its agents; they shall not live for a day.
             orphan_ttl: Duration::from_secs(60),
+            refresh_seeds: false,
+            login_server: HttpOptions::with_override(Some(NO_LOGIN_SERVER.to_owned())),
             enable_faults: false,
             workers: 2,
         }
@@ -117,6 +130,11 @@ impl Config {
             Some(ttl) => Duration::try_from(ttl).context("orphan_ttl: it must not be negative")?,
             None => ORPHAN_TTL,
         };
+        let other_server = std::env::var(REFRESH_URL_OVERRIDE).ok().filter(|url| !url.is_empty());
+        let login_server = HttpOptions {
+            encoding: options.refresh_encoding.unwrap_or_default().into(),
+            ..HttpOptions::with_override(other_server)
+        };
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Ok(Self {
             listen,
@@ -138,6 +156,8 @@ impl Config {
             defaults: defaults(options.defaults.unwrap_or_default())?,
             on_exit: options.on_exit.unwrap_or_default().into(),
             orphan_ttl,
+            refresh_seeds: options.refresh_seeds.unwrap_or(true),
+            login_server,
             enable_faults: options.enable_faults.unwrap_or(false),
             workers: options.workers.map_or(cores, |workers| workers.get().into()),
         })

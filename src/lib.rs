@@ -27,8 +27,9 @@ use optio_actors::events::SERVICE_STREAM;
 use optio_actors::sessions::{OnExit, Places};
 use optio_actors::{Service, Settings};
 use optio_host::{Host, LocalHost, LocalHostConfig};
+use optio_oauth::{ClientError, HttpLoginServer, LoginServer, Offline};
 use optio_store::embedded::BLOB_GRACE;
-use optio_store::{DiskJournal, Store};
+use optio_store::{DiskJournal, Health, Journal, Store};
 use optio_web::{Web, WebOptions};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -45,7 +46,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// How long requests under way may take to end once the sessions have left. Event streams end by themselves then.
 const HTTP_GRACE_SECS: u64 = 5;
 
-/// How often the journal's disk is asked after.
+/// How often the journal's disk and the store are asked after.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// A service that owns its data directory and listens, but serves nobody before [`Server::run`].
@@ -126,7 +127,8 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let handle = self.http.handle();
         let mut serving = actix_rt::spawn(self.http);
-        let keeping = actix_rt::spawn(keep_house(self.store.clone(), self.journal.clone()));
+        let health = self.service.settings().store.health.clone();
+        let keeping = actix_rt::spawn(keep_house(self.store.clone(), self.journal.clone(), health));
         let broken = tokio::select! {
             ended = &mut serving => Some(ended),
             () = shutdown => None,
@@ -163,12 +165,27 @@ async fn settings(config: &Config, store: Store) -> Result<Settings> {
         codex: config.codex.clone(),
         orphan_ttl: config.orphan_ttl,
         defaults: config.defaults.clone(),
+        refresh_idle: config.refresh_seeds,
+        login_server: login_server(config)?,
         ..Settings::new(hosts, store, service_stream)
     })
 }
 
-/// Deletes the blobs that nothing names any more, and tells the log when the journal's disk fails and when it is back.
-async fn keep_house(store: OpenStore, journal: Arc<DiskJournal>) {
+/// A machine without certificates can run everything but checks of logins. An address that is none is a mistake.
+fn login_server(config: &Config) -> Result<Arc<dyn LoginServer>> {
+    match HttpLoginServer::new(&config.login_server) {
+        Ok(server) => Ok(Arc::new(server)),
+        Err(problem @ ClientError::Client(_)) => {
+            warn!(%problem, "stored logins cannot be checked or kept fresh");
+            Ok(Arc::new(Offline))
+        }
+        Err(problem) => Err(problem.into()),
+    }
+}
+
+/// Deletes the blobs that nothing names any more, looks whether the store works (a service without sessions has no other
+/// reason to ask it), and tells the log when the journal's disk fails and when it is back.
+async fn keep_house(store: OpenStore, journal: Arc<DiskJournal>, health: Arc<dyn Health>) {
     let mut sweep = tokio::time::interval(BLOB_GRACE);
     let mut look = tokio::time::interval(LOOK_EVERY);
     let mut known = None;
@@ -187,6 +204,8 @@ async fn keep_house(store: OpenStore, journal: Arc<DiskJournal>) {
                     _ => {}
                 }
                 known = trouble;
+                // It notes and tells what it finds.
+                health.check().await;
             }
         }
     }

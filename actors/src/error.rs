@@ -1,7 +1,7 @@
 //! What can go wrong with a request to a session. HTTP meaning is given at the edge, in optio-web.
 
 use optio_codex_protocol::config::ConfigError;
-use optio_store::{ApprovalId, SessionId, StoreError};
+use optio_store::{ApprovalId, SeedId, SessionId, StoreError};
 
 use crate::conversation::ConversationError;
 use crate::session::approvals::ApprovalState;
@@ -32,6 +32,14 @@ pub enum SessionError {
     Busy {
         /// Which session.
         id: SessionId,
+    },
+    /// A seed is in use, so that it cannot be looked at.
+    #[error("seed {id} is busy: {why}")]
+    SeedBusy {
+        /// Which seed.
+        id: SeedId,
+        /// Who uses it.
+        why: String,
     },
     /// A running turn was wanted, and none runs.
     #[error("session {id} is idle: no turn is running")]

@@ -15,6 +15,7 @@ use crate::session::RunContext;
 use crate::supervision::{ChildKind, Observation, Observe, Pulse, beat};
 use crate::teardown::{Finish, Outcome, ReleaseLease, StepError, StepResult};
 use crate::trace::Deed;
+use crate::verifier::Mend;
 
 /// How often the lease is renewed: a sixth of its life (DESIGN §8).
 const RENEW_EVERY: Duration = Duration::from_secs(10);
@@ -25,6 +26,10 @@ const RENEW_LIMIT: Duration = Duration::from_secs(8);
 /// Without a confirmed renewal for this long, counted from before the last confirmed request was sent, the lease
 /// counts as lost: the agent has to be gone before the store's 60 s are over (T-117, INV-08).
 const FENCE_AFTER: Duration = Duration::from_secs(45);
+
+/// How long a launch waits for a seed in doubt to be checked: discovery, a refresh and a save take less than this where
+/// they take their time. A check that takes longer goes on without us.
+const MEND_LIMIT: Duration = Duration::from_secs(60);
 
 /// Silence past this is loss of the renewer itself: one renewal's limit and one interval, twice.
 pub(crate) const PULSE_LIMIT: Duration = Duration::from_secs(36);
@@ -209,31 +214,47 @@ impl Handler<AcquireLease> for LeaseRenewer {
     type Result = ResponseActFuture<Self, Result<Lease, AcquireError>>;
 
     fn handle(&mut self, acquire: AcquireLease, _: &mut Self::Context) -> Self::Result {
-        let (run, holder) = (self.run.clone(), self.holder.clone());
-        let sent = Instant::now();
-        let acquiring = async move {
-            run.step(ChildKind::LeaseRenewer, "acquire")
-                .await
-                .map_err(|injected| AcquireError::Store(injected.to_string()))?;
-            let acquired = run.store.leases.acquire(&acquire.want, &holder).await;
-            match acquired.map_err(|problem| AcquireError::Store(problem.to_string()))? {
-                Some(lease) => Ok(lease),
-                None => Err(AcquireError::Unavailable(why_none(&run, &acquire.want).await)),
+        let acquiring = acquire_or_mend(self.run.clone(), self.holder.clone(), acquire.want);
+        Box::pin(acquiring.into_actor(self).map(|acquired, renewer, _| match acquired {
+            Ok((lease, sent)) => {
+                info!(seed = %lease.seed, "lease acquired");
+                renewer.seed = Some(lease.seed.clone());
+                renewer.state = LeaseState::Held { confirmed: sent };
+                renewer.run.did(Deed::LeaseAcquired { seed: lease.seed.clone() });
+                Ok(lease)
             }
-        };
-        Box::pin(acquiring.into_actor(self).map(move |acquired, renewer, _| {
-            match &acquired {
-                Ok(lease) => {
-                    info!(seed = %lease.seed, "lease acquired");
-                    renewer.seed = Some(lease.seed.clone());
-                    renewer.state = LeaseState::Held { confirmed: sent };
-                    renewer.run.did(Deed::LeaseAcquired { seed: lease.seed.clone() });
-                }
-                Err(problem) => renewer.last_error = Some(problem.to_string()),
+            Err(problem) => {
+                renewer.last_error = Some(problem.to_string());
+                Err(problem)
             }
-            acquired
         }))
     }
+}
+
+/// Leases what is wanted. Where nothing is free, a seed in doubt may be, once somebody has looked at it (DESIGN §8).
+/// Answers also when the request that was granted was sent.
+async fn acquire_or_mend(
+    run: RunContext,
+    holder: Holder,
+    want: Want,
+) -> Result<(Lease, Instant), AcquireError> {
+    run.step(ChildKind::LeaseRenewer, "acquire")
+        .await
+        .map_err(|injected| AcquireError::Store(injected.to_string()))?;
+    let acquire = async || {
+        let sent = Instant::now();
+        let acquired = run.store.leases.acquire(&want, &holder).await;
+        let acquired = acquired.map_err(|problem| AcquireError::Store(problem.to_string()))?;
+        Ok(acquired.map(|lease| (lease, sent)))
+    };
+    if let Some(acquired) = acquire().await? {
+        return Ok(acquired);
+    }
+    let mended = run.mender.send(Mend { want: want.clone() }).timeout(MEND_LIMIT).await;
+    if let (Ok(true), Some(acquired)) = (mended, acquire().await?) {
+        return Ok(acquired);
+    }
+    Err(AcquireError::Unavailable(why_none(&run, &want).await))
 }
 
 /// Says why nothing was free, as far as the rows tell.
@@ -335,7 +356,10 @@ pub(crate) async fn unnoted_lease(run: &RunContext) -> Result<Option<SeedId>, St
 /// Why this lease must not be released, if it must not.
 fn withhold(release: &ReleaseLease) -> Option<String> {
     if !release.stopped.agent_is_gone() {
-        return Some(format!("its agent is not proven gone ({})", release.stopped.outcome().detail()));
+        let detail = release.stopped.outcome().detail();
+        return Some(format!(
+            "its agent is not proven gone ({detail}); stop the session again, then verify it"
+        ));
     }
     if release.saved.login_is_home() {
         return None;
@@ -343,9 +367,11 @@ fn withhold(release: &ReleaseLease) -> Option<String> {
     let detail = release.saved.outcome().detail();
     Some(match release.saved.outcome() {
         Outcome::Failed { spooled: Some(at), .. } => {
-            format!("its newest login is not in the store ({detail}); it lies in the spool at {at}")
+            format!(
+                "its newest login is not in the store ({detail}); it lies in the spool at {at}; verify it to bring it home"
+            )
         }
-        _ => format!("its newest login may not be in the store ({detail})"),
+        _ => format!("its newest login may not be in the store ({detail}); look for it before you verify it"),
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Sessions                          root: launch, find, list, adopt, drain
+//! ├─ Verifier                       finds out whether stored logins are good, keeps idle ones fresh
 //! └─ Session                        supervisor: children, phase, the end
 //!    ├─ HostLink                    the way to the host
 //!    ├─ LeaseRenewer                keeps the seed's lease, lets it go when told, says when it is lost
@@ -34,6 +35,7 @@ pub mod teardown;
 #[cfg(feature = "testsuite")]
 pub mod testing;
 pub mod trace;
+pub mod verifier;
 
 pub use error::SessionError;
 pub use login::account_in;

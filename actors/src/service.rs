@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use jiff::Timestamp;
 use optio_store::{JournalStream, Page, PageRequest, RecordFilter, SessionId, SnapshotRow};
+use serde::Serialize;
 use tracing::{info, warn};
 
 pub use messages::MessageView;
-pub use seeds::{ImportSeed, SeedLeaseView, SeedView};
+pub use seeds::{ImportSeed, SeedLeaseView, SeedView, VerifyView};
 
 /// What questions and answers are made of, so that whoever asks needs to know no package below this one.
 pub mod words {
@@ -46,6 +48,17 @@ use crate::supervision::ChildKind;
 
 /// How long an actor may take to answer. Past it, whether a thing was done is unknown.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Something that the service stands on and that does not work now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// `store` or `journal`.
+    pub part: &'static str,
+    /// What is wrong with it. No secret.
+    pub problem: String,
+    /// Since when, by this machine's clock, where that is known.
+    pub since: Option<Timestamp>,
+}
 
 /// The sessions of one service. Clones are the same door.
 #[derive(Clone)]
@@ -103,6 +116,15 @@ impl Service {
             Err(refusal) => Err(SessionError::refused(id, refusal)),
             Ok(()) => Err(SessionError::agent_unreachable(id, "its actor is being started")),
         }
+    }
+
+    /// What does not work now of what the service stands on. Sessions go on meanwhile, and nothing is lost.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        let store = self.settings.store.health.state();
+        let store = store.problem.map(|problem| Trouble { part: "store", problem, since: Some(store.since) });
+        let journal = self.settings.store.journal.trouble();
+        let journal = journal.map(|problem| Trouble { part: "journal", problem, since: None });
+        store.into_iter().chain(journal).collect()
     }
 
     /// Makes a session and launches it.

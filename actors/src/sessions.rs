@@ -1,6 +1,7 @@
 //! Sessions: the root actor. Launches, finds, lists, adopts and drains; knows nothing of how a session works.
 
 mod ask;
+mod logins;
 mod place;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use actix::prelude::*;
 use jiff::Timestamp;
 use optio_codex_protocol::config::{Mode, SessionConfig};
 use optio_host::TaskId;
-use optio_store::{Holder, Inserted, RunId, SessionId, SnapshotId, StoreError};
+use optio_store::{Holder, Inserted, LEASE_TTL, RunId, SessionId, SnapshotId, StoreError};
 use serde_json::json;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
@@ -21,6 +22,7 @@ pub use place::Places;
 
 use crate::error::SessionError;
 use crate::events::Events;
+use crate::recovery;
 use crate::session::phase::{Phase, Request, State};
 use crate::session::record::{Ledger, NewestBefore, RunRecord, SessionRecord, of_run};
 use crate::session::status::SessionView;
@@ -29,6 +31,8 @@ use crate::session::{
 };
 use crate::settings::Settings;
 use crate::supervision::{ChildExit, ChildHandle, ExitReason};
+use crate::verifier::Mend;
+use logins::Logins;
 
 /// The longest name of a session, in characters: a list shows it on one line.
 const NAME_LIMIT: usize = 200;
@@ -40,6 +44,10 @@ const LABELS: (usize, usize) = (64, 200);
 /// [`REVIVALS_WINDOW`].
 const REVIVALS: usize = 5;
 
+/// How long after a session's end its spooled logins are looked for: a lease that it lost and could not release has run
+/// out by then.
+const REPLAY_AFTER: Duration = Duration::from_secs(LEASE_TTL.as_secs() + 5);
+
 /// See [`REVIVALS`].
 const REVIVALS_WINDOW: Duration = Duration::from_secs(600);
 
@@ -48,6 +56,7 @@ pub struct Sessions {
     settings: Arc<Settings>,
     places: Places,
     live: BTreeMap<SessionId, Live>,
+    logins: Logins,
     draining: bool,
 }
 
@@ -62,20 +71,14 @@ struct Live {
 impl Sessions {
     /// A root that puts its sessions on `places`.
     pub fn new(settings: Arc<Settings>, places: Places) -> Self {
-        Self { settings, places, live: BTreeMap::new(), draining: false }
+        Self { settings, places, live: BTreeMap::new(), logins: Logins::default(), draining: false }
     }
 
     /// Starts the actor of a run that is on record.
     fn take_up(&self, record: SessionRecord, rev: u64, beginning: Beginning, ctx: &mut Context<Self>) {
         let id = record.id.clone();
-        let starting = start(
-            self.settings.clone(),
-            self.places.clone(),
-            record,
-            rev,
-            beginning,
-            ctx.address().recipient(),
-        );
+        let starting =
+            start(self.settings.clone(), self.places.clone(), record, rev, beginning, ctx.address());
         ctx.spawn(starting.into_actor(self).map(move |started, root, ctx| match started {
             Ok((addr, handle, status)) => {
                 let revived = root.live.remove(&id).map(|live| live.revived).unwrap_or_default();
@@ -97,11 +100,11 @@ async fn start(
     record: SessionRecord,
     rev: u64,
     beginning: Beginning,
-    parent: Recipient<ChildExit>,
+    root: Addr<Sessions>,
 ) -> Result<Started, SessionError> {
-    let parts = parts(settings, record, rev, beginning).await?;
+    let parts = parts(settings, record, rev, beginning, root.clone().recipient()).await?;
     let status = parts.status.subscribe();
-    let (addr, handle) = places.start(parent, parts).await?;
+    let (addr, handle) = places.start(root.recipient(), parts).await?;
     Ok((addr, handle, status))
 }
 
@@ -110,6 +113,7 @@ async fn parts(
     record: SessionRecord,
     rev: u64,
     beginning: Beginning,
+    mender: Recipient<Mend>,
 ) -> Result<SessionParts, SessionError> {
     let invalid = |field, why: String| SessionError::Invalid { field, why };
     let host = settings.hosts.get(&record.host).cloned();
@@ -132,6 +136,7 @@ async fn parts(
         faults: settings.faults.clone(),
         trace: settings.trace.clone(),
         ledger: ledger.clone(),
+        mender,
     };
     Ok(SessionParts { settings, ledger, events, run, beginning, status })
 }
@@ -142,6 +147,7 @@ impl Actor for Sessions {
     fn started(&mut self, ctx: &mut Self::Context) {
         // Only a second root over the same settings would find it set; there is one (Service::start).
         let _ = self.settings.root.set(ctx.address().recipient());
+        self.logins.start(&self.settings, ctx);
     }
 }
 
@@ -509,8 +515,13 @@ impl Handler<Delete> for Sessions {
 impl Handler<SessionEnded> for Sessions {
     type Result = ();
 
-    fn handle(&mut self, ended: SessionEnded, _: &mut Self::Context) {
+    fn handle(&mut self, ended: SessionEnded, ctx: &mut Self::Context) {
         info!(session = %ended.session, outcome = ?ended.outcome, "session ended");
+        ctx.run_later(REPLAY_AFTER, move |root, ctx| {
+            let settings = root.settings.clone();
+            let replaying = async move { recovery::replay_spool_of(&settings, &ended.session).await };
+            ctx.spawn(replaying.into_actor(root).map(|_, _, _| ()));
+        });
     }
 }
 
@@ -518,6 +529,10 @@ impl Handler<ChildExit> for Sessions {
     type Result = ();
 
     fn handle(&mut self, exit: ChildExit, ctx: &mut Self::Context) {
+        if self.logins.is(exit.id) {
+            self.verifier_died(&exit, ctx);
+            return;
+        }
         let found = self.live.iter().find(|(_, live)| live.handle.id == exit.id).map(|(id, _)| id.clone());
         let Some(id) = found else { return };
         if exit.reason == ExitReason::Normal || self.draining {
@@ -591,8 +606,10 @@ impl Handler<Drain> for Sessions {
             .map(|live| leave(live.addr.clone(), live.status.clone(), drain.on_exit))
             .collect();
         info!(sessions = leaving.len(), on_exit = ?drain.on_exit, "service drains");
+        let checks = self.logins.finish();
         let all = async move {
             futures_util::future::join_all(leaving).await;
+            checks.await;
         };
         Box::pin(all.into_actor(self))
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use actix::prelude::*;
 use optio_codex_protocol::config::{ConfigError, SessionConfig};
 use optio_host::Host;
-use optio_store::{JournalStream, Store};
+use optio_oauth::{LoginServer, Offline};
+use optio_store::{Clock, JournalStream, Store, SystemClock};
 use serde_json::{Map, Value, json};
 
 use crate::faults::Faults;
@@ -45,12 +46,18 @@ pub struct Settings {
     pub orphan_ttl: Duration,
     /// What a session gets that does not say otherwise.
     pub defaults: Defaults,
+    /// Who knows whether a login is good.
+    pub login_server: Arc<dyn LoginServer>,
+    /// Seeds that lie idle in a pool are kept fresh.
+    pub refresh_idle: bool,
+    /// What tells how old a login is; leases go by the store's own clock.
+    pub clock: Arc<dyn Clock>,
     /// The root actor, once it lives.
     pub root: OnceLock<Recipient<SessionEnded>>,
 }
 
 impl Settings {
-    /// Settings with nothing armed and the default times.
+    /// Settings with nothing armed, the default times, and no login server to ask.
     pub fn new(
         hosts: BTreeMap<String, Arc<dyn Host>>,
         store: Store,
@@ -66,6 +73,9 @@ impl Settings {
             codex: None,
             orphan_ttl: ORPHAN_TTL,
             defaults: Defaults::default(),
+            login_server: Arc::new(Offline),
+            refresh_idle: false,
+            clock: Arc::new(SystemClock),
             root: OnceLock::new(),
         }
     }

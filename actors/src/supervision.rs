@@ -16,7 +16,7 @@ pub(crate) use beat::beat;
 pub use fence::{ChildExit, ChildHandle, ChildId, ExitReason, ExitSlot, spawn_child};
 pub use pulse::Pulse;
 
-/// The children of a session, and the sessions as children of the root: the names that traces, faults, restart rules
+/// The children of a session, and those of the root: the names that traces, faults, restart rules
 /// and the actor page use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -35,6 +35,8 @@ pub enum ChildKind {
     LeaseRenewer,
     /// Capturing and restoring.
     Snapshotter,
+    /// The checks of stored logins; one for a service.
+    Verifier,
 }
 
 impl ChildKind {
@@ -58,6 +60,7 @@ impl ChildKind {
             Self::CredWatcher => "cred_watcher",
             Self::LeaseRenewer => "lease_renewer",
             Self::Snapshotter => "snapshotter",
+            Self::Verifier => "verifier",
         }
     }
 }

@@ -6,7 +6,7 @@ mod check;
 mod life;
 mod logins;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -16,9 +16,10 @@ use optio_codex_protocol::requests::Input;
 use optio_host::fake::FakeHost;
 use optio_host::faulty::FaultyHost;
 use optio_host::{CodexBinary, Host, TaskDir, TaskId};
+use optio_oauth::fake::FakeLoginServer;
 use optio_store::faulty::FaultyStore;
 use optio_store::memory::MemoryStore;
-use optio_store::{MemoryJournal, SessionId};
+use optio_store::{Clock, MemoryJournal, SessionId, TokioClock};
 use serde_json::{Value, json};
 
 pub use agent::{Behaviour, FakeAgents, login};
@@ -61,6 +62,12 @@ pub struct World {
     pub journal: Arc<MemoryJournal>,
     /// The agents.
     pub agents: FakeAgents,
+    /// The login server.
+    pub login_server: FakeLoginServer,
+    /// The clock of the store and of everything else; it goes as tokio's does.
+    pub clock: Arc<dyn Clock>,
+    /// Services that are started from now on keep idle seeds fresh.
+    pub refresh_idle: Cell<bool>,
     /// The fault seam of the actors.
     pub faults: Faults,
     /// What was done, by every service of this world.
@@ -81,7 +88,9 @@ impl World {
     pub fn without_service() -> Self {
         quiet_injected_panics();
         tokio::time::pause();
-        let (host, memory, journal) = (FakeHost::new(), MemoryStore::new(), MemoryJournal::new());
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
+        let memory = MemoryStore::with_clock(clock.clone());
+        let (host, journal) = (FakeHost::new(), MemoryJournal::new());
         let agents = FakeAgents::default();
         host.on_program({
             let agents = agents.clone();
@@ -94,6 +103,9 @@ impl World {
             memory,
             journal,
             agents,
+            login_server: FakeLoginServer::default(),
+            clock,
+            refresh_idle: Cell::new(false),
             faults: Faults::default(),
             trace: Trace::default(),
             life: RefCell::default(),
@@ -122,6 +134,9 @@ impl World {
         let mut settings = Settings::new(hosts, store, stream);
         settings.faults = self.faults.clone();
         settings.trace = self.trace.clone();
+        settings.login_server = Arc::new(self.login_server.clone());
+        settings.clock = self.clock.clone();
+        settings.refresh_idle = self.refresh_idle.get();
         let life = Life::start(settings).await;
         self.life.replace(Some(life));
     }

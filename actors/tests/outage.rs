@@ -89,3 +89,27 @@ async fn an_answer_that_could_not_be_put_on_record_can_be_given_again() {
     world.wait_state(&id, State::Idle).await;
     world.service().answer(&id, answer()).await.unwrap_err();
 }
+
+#[actix::test]
+async fn a_login_that_rotated_before_the_fence_is_home_soon_after_the_store_is_back() {
+    let world = World::new().await;
+    let seed = world.seed("acme").await;
+    let id = world.launch(json!({ "seed": { "id": seed } })).await;
+    world.talk(&id, "hello").await;
+    for op in [StoreOp::Renew, StoreOp::SaveCredential, StoreOp::Load, StoreOp::Release, StoreOp::PatchSeed] {
+        world.faulty_store.fail_always(op, Fault::Error);
+    }
+    let newest = world.rotate(&id);
+    let view = world.wait_over(&id).await;
+    let reason = view.reason.unwrap();
+    // The guard and the renewer have the same patience: whichever comes first.
+    let lost = reason.contains("the lease of its seed is lost") || reason.contains("no renewal of its lease");
+    assert!(lost, "it did not fence itself: {reason}");
+    assert_ne!(world.memory.credential(&seed), Some(newest.clone()));
+    world.faulty_store.heal();
+    world.until("the login is home", async || world.memory.credential(&seed) == Some(newest.clone())).await;
+    world.until("the spool is empty", async || world.spooled().await.is_empty()).await;
+    let next = world.launch(json!({ "seed": { "id": seed } })).await;
+    world.stop(&next).await;
+    assert_eq!(world.memory.holder(&seed), None);
+}

@@ -9,6 +9,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use jiff::SignedDuration;
 use optio_actors::sessions::OnExit;
+use optio_oauth::Encoding;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -63,6 +64,20 @@ pub struct Options {
     /// How long an agent without a seed's lease may live without a service [default: 24h]
     #[arg(long, env = "OPTIO_CODEX_ORPHAN_TTL", value_name = "TIME")]
     pub orphan_ttl: Option<SignedDuration>,
+    /// Keep the logins fresh that lie idle in a pool [default: true]
+    #[arg(
+        long,
+        env = "OPTIO_CODEX_REFRESH_SEEDS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+    )]
+    pub refresh_seeds: Option<bool>,
+    /// How the login server is asked to refresh: as Codex asks, or in the form of the standard [default: json]
+    #[arg(long, env = "OPTIO_CODEX_REFRESH_ENCODING", value_name = "FORM")]
+    pub refresh_encoding: Option<RefreshEncoding>,
     /// Let people break actors on purpose, to see what happens
     #[arg(
         long,
@@ -139,6 +154,26 @@ impl From<OnExitOption> for OnExit {
     }
 }
 
+/// How the login server is asked to refresh.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RefreshEncoding {
+    /// A JSON object, as Codex sends it
+    #[default]
+    Json,
+    /// Form fields, as the OAuth standard has them
+    Form,
+}
+
+impl From<RefreshEncoding> for Encoding {
+    fn from(option: RefreshEncoding) -> Self {
+        match option {
+            RefreshEncoding::Json => Self::Json,
+            RefreshEncoding::Form => Self::Form,
+        }
+    }
+}
+
 /// The form of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -188,6 +223,8 @@ impl Options {
             codex: self.codex.or(below.codex),
             on_exit: self.on_exit.or(below.on_exit),
             orphan_ttl: self.orphan_ttl.or(below.orphan_ttl),
+            refresh_seeds: self.refresh_seeds.or(below.refresh_seeds),
+            refresh_encoding: self.refresh_encoding.or(below.refresh_encoding),
             enable_faults: self.enable_faults.or(below.enable_faults),
             workers: self.workers.or(below.workers),
             log_format: self.log_format.or(below.log_format),

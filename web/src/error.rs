@@ -191,7 +191,7 @@ impl From<SessionError> for Problem {
             E::Store(StoreError::Invalid { field, why }) => return Self::field(*field, why),
             E::NotFound { .. } | E::Store(StoreError::NotFound { .. }) => NOT_FOUND,
             E::Refused { refusal: Refusal::Starting, .. } => STARTING,
-            E::Refused { refusal: Refusal::Live(_), .. } | E::Busy { .. } => BUSY,
+            E::Refused { refusal: Refusal::Live(_), .. } | E::Busy { .. } | E::SeedBusy { .. } => BUSY,
             E::Refused { refusal: Refusal::Ended, .. } | E::AlreadyAnswered { .. } => CONFLICT,
             E::Store(StoreError::Conflict { .. }) => CONFLICT,
             E::Idle { .. } => IDLE,

@@ -170,6 +170,7 @@ fn api() -> impl HttpServiceFactory {
         .service(at("/seeds/{id}").route(get().to(seeds::show)).route(delete().to(seeds::delete)))
         .service(at("/seeds/{id}/assign").route(post().to(seeds::assign)))
         .service(at("/seeds/{id}/status").route(post().to(seeds::set_status)))
+        .service(at("/seeds/{id}/verify").route(post().to(seeds::verify)))
         .service(at("/hosts").route(get().to(operation::hosts)))
         .service(at("/login-links").route(post().to(auth::new_link)))
         .default_service(web::to(page::no_such_route))

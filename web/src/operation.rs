@@ -16,12 +16,15 @@ pub(crate) async fn health() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: the service takes work.
+/// `GET /readyz`: the service takes work. With its store or its disk in trouble it still does, and says so: sessions go
+/// on, and a service that is taken out of rotation for it could not even be stopped.
 pub(crate) async fn ready(web: Data<Web>) -> Result<HttpResponse, Problem> {
     if web.is_going_down() || web.service().is_draining().await {
         return Err(Problem::new(DRAINING, "the service is draining"));
     }
-    Ok(HttpResponse::Ok().json(json!({ "status": "ready" })))
+    let problems = web.service().troubles();
+    let status = if problems.is_empty() { "ready" } else { "degraded" };
+    Ok(HttpResponse::Ok().json(json!({ "status": status, "problems": problems })))
 }
 
 /// `GET /v1/hosts`

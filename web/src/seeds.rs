@@ -1,4 +1,4 @@
-//! Seeds: brought, listed, put into pools, judged by hand, removed. Never shown.
+//! Seeds: brought, listed, put into pools, checked, judged by hand, removed. Never shown.
 
 use actix_web::HttpResponse;
 use actix_web::http::header;
@@ -74,4 +74,14 @@ pub(crate) async fn set_status(
         return Err(Problem::field("reason", format!("it must have at most {REASON_LIMIT} characters")));
     }
     Ok(HttpResponse::Ok().json(web.service().set_seed_status(&id("seed", &path)?, status, reason).await?))
+}
+
+/// `POST /v1/seeds/{id}/verify`; answered when there is a verdict. One that is in use is refused.
+pub(crate) async fn verify(
+    web: Data<Web>,
+    path: Path<String>,
+    fields: Fields,
+) -> Result<HttpResponse, Problem> {
+    fields.finish()?;
+    Ok(HttpResponse::Ok().json(web.service().verify_seed(&id("seed", &path)?).await?))
 }

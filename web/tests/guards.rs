@@ -7,7 +7,7 @@ use common::{Reply, World};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-const ROUTES: [(Method, &str); 24] = [
+const ROUTES: [(Method, &str); 25] = [
     (Method::GET, "/v1/sessions"),
     (Method::POST, "/v1/sessions"),
     (Method::GET, "/v1/sessions/ses_x"),
@@ -30,6 +30,7 @@ const ROUTES: [(Method, &str); 24] = [
     (Method::DELETE, "/v1/seeds/x"),
     (Method::POST, "/v1/seeds/x/assign"),
     (Method::POST, "/v1/seeds/x/status"),
+    (Method::POST, "/v1/seeds/x/verify"),
     (Method::GET, "/v1/hosts"),
     (Method::POST, "/v1/login-links"),
 ];

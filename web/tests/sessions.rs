@@ -4,6 +4,8 @@
 mod common;
 
 use common::{Reply, World};
+use optio_oauth::fake::Mode;
+use optio_store::{Holder, Leases, SeedId, Want};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -133,6 +135,59 @@ async fn a_seed_is_imported_assigned_judged_and_removed_and_never_shown() {
     }
     assert_eq!(Reply::to(world.request(Method::DELETE, &path)).await.status, StatusCode::NO_CONTENT);
     assert_eq!(world.get(&path).await.status, 404);
+    world.stop().await;
+}
+
+#[actix_web::test]
+async fn a_seed_is_checked_and_says_what_was_found() {
+    let world = World::start().await;
+    let auth = json!({ "tokens": { "refresh_token": "s3cret", "account_id": "acme" } }).to_string();
+    let made = world.post("/v1/seeds", json!({ "auth_json": auth })).await;
+    let path = made.header("location").to_owned();
+    assert_eq!(world.get(&path).await.json()["verify"], Value::Null);
+
+    let checked = world.post(&format!("{path}/verify"), json!({})).await;
+    assert_eq!(checked.status, StatusCode::OK, "{}", checked.text);
+    let (verdict, seed) = (checked.json(), world.get(&path).await.json());
+    assert_eq!((&verdict["verdict"], &verdict["status"]), (&json!("alive"), &json!("alive")));
+    assert_eq!(verdict["reason"], "its login was refreshed");
+    let last = json!({ "verdict": "alive", "checked_at": verdict["checked_at"] });
+    assert_eq!((&seed["verify"], &verdict["verify"]), (&last, &last));
+    assert!(verdict["checked_at"].is_string(), "{verdict}");
+
+    world.login_server.mode(Mode::LoseAnswer);
+    set_aside(&world, &seed).await;
+    let lost = world.post(&format!("{path}/verify"), json!({})).await.json();
+    assert_eq!((&lost["verdict"], &lost["status"]), (&json!("suspect"), &json!("needs_recovery")));
+    let what_to_do = lost["status_reason"].as_str().unwrap();
+    assert!(what_to_do.contains("verify it again"), "{what_to_do}");
+
+    for reply in [checked, world.get(&path).await, world.get("/v1/seeds").await] {
+        assert!(!reply.text.contains("s3cret") && !reply.text.contains("granted-"), "{}", reply.text);
+    }
+    world.stop().await;
+}
+
+/// Makes the check ask however fresh the login is.
+async fn set_aside(world: &World, seed: &Value) {
+    let path = format!("/v1/seeds/{}/status", seed["id"].as_str().unwrap());
+    world.post(&path, json!({ "status": "needs_recovery" })).await;
+}
+
+#[actix_web::test]
+async fn a_seed_in_use_is_not_checked() {
+    let world = World::start().await;
+    let auth = json!({ "tokens": { "refresh_token": "s3cret" } }).to_string();
+    let made = world.post("/v1/seeds", json!({ "auth_json": auth })).await;
+    let path = made.header("location").to_owned();
+    let seed: SeedId = made.json()["id"].as_str().unwrap().parse().unwrap();
+    world.memory.acquire(&Want::Seed(seed.clone()), &Holder::stored("a-peer")).await.unwrap().unwrap();
+    let refused = world.post(&format!("{path}/verify"), json!({})).await;
+    assert_eq!(refused.problem(), (409, "busy".to_owned()));
+    assert!(world.login_server.attempts().is_empty());
+
+    let unknown = world.post("/v1/seeds/0123456789abcdef01234567/verify", json!({})).await;
+    assert_eq!(unknown.problem(), (404, "not_found".to_owned()));
     world.stop().await;
 }
 

@@ -251,7 +251,7 @@ impl Saving {
         step.map_err(Trouble::failed)?;
         let entry = SpoolEntry {
             seed: self.watched.seed.clone(),
-            session: self.run.session.clone(),
+            session: Some(self.run.session.clone()),
             holder: self.watched.holder.clone(),
             base: self.watched.baseline.version.clone(),
             fingerprint: changed.fingerprint.clone(),

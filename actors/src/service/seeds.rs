@@ -1,8 +1,11 @@
 //! Seeds as people see and bring them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use optio_codex_protocol::{auth, config_toml};
+use optio_oauth::Verdict;
 use optio_store::{
     Holder, NewSeed, Page, PageRequest, SeedFiles, SeedId, SeedPatch, SeedRow, SeedStatus, SessionId,
     StoreError,
@@ -13,6 +16,7 @@ use serde_json::{Map, Value};
 use super::Service;
 use crate::error::SessionError;
 use crate::login::account_of;
+use crate::verifier::{INTENT, LastVerdict, VerifySeed};
 
 /// The longest name of a pool, in characters.
 const POOL_LIMIT: usize = 100;
@@ -51,10 +55,24 @@ pub struct SeedView {
     pub created_at: Timestamp,
     /// When anything but its lease changed.
     pub updated_at: Timestamp,
-    /// What the last check said; none was made yet.
-    pub verify: Option<Value>,
+    /// What the last check said, if one was made.
+    pub verify: Option<LastVerdict>,
     /// Notes.
     pub metadata: Map<String, Value>,
+}
+
+/// What a check of a seed found, as the API shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VerifyView {
+    /// `alive`, `dead`, `suspect`, `inconclusive`, `undecodable` or `needs-recovery`.
+    pub verdict: &'static str,
+    /// Why, for a person.
+    pub reason: String,
+    /// When it was made.
+    pub checked_at: Timestamp,
+    /// The seed after it.
+    #[serde(flatten)]
+    pub seed: SeedView,
 }
 
 /// A seed's lease as the API shows it.
@@ -91,7 +109,7 @@ impl From<SeedRow> for SeedView {
             dirty: row.dirty,
             created_at: row.created_at,
             updated_at: row.updated_at,
-            verify: None,
+            verify: LastVerdict::of(&row.metadata, row.status),
             metadata: row.metadata,
         }
     }
@@ -165,8 +183,38 @@ impl Service {
             let why = "it is in use; stop its session first".to_owned();
             return Err(StoreError::Conflict { what: "seed", id: id.to_string(), why }.into());
         }
-        let patch = SeedPatch { status: Some((status, reason)), ..SeedPatch::default() };
+        // Whoever says what the seed is has decided what came of a request that nobody knows the outcome of.
+        let metadata = match status {
+            SeedStatus::Alive | SeedStatus::Dead => Map::from_iter([(INTENT.to_owned(), Value::Null)]),
+            SeedStatus::NeedsRecovery => Map::new(),
+        };
+        let patch = SeedPatch { status: Some((status, reason)), metadata, ..SeedPatch::default() };
         Ok(self.settings.store.seeds.patch(id, None, patch).await?.into())
+    }
+}
+
+/// How long an answer is waited for. A check takes two requests of twenty seconds where the login server takes its time;
+/// one that cannot save what it got goes on for minutes, and its verdict is then read from the seed.
+const VERIFY_LIMIT: Duration = Duration::from_secs(60);
+
+impl Service {
+    /// Finds out whether a seed's login is good, by a refresh where nothing less will do. One in doubt (dirty, parked) is
+    /// always asked about.
+    pub async fn verify_seed(&self, id: &SeedId) -> Result<VerifyView, SessionError> {
+        let asking = self.root.send(VerifySeed(id.clone()));
+        let checked = match tokio::time::timeout(VERIFY_LIMIT, asking).await {
+            Ok(Ok(checked)) => checked?,
+            Ok(Err(_)) | Err(_) => return Err(SessionError::NoAnswer { what: "the check, which goes on" }),
+        };
+        if let Verdict::Busy(why) = checked.verdict {
+            return Err(SessionError::SeedBusy { id: id.clone(), why });
+        }
+        Ok(VerifyView {
+            verdict: checked.verdict.name(),
+            reason: checked.verdict.reason().to_owned(),
+            checked_at: checked.at,
+            seed: self.seed(id).await?,
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use actix::prelude::*;
 use optio_host::{Host, RelPath, TaskDir};
 use optio_store::{RunId, SessionId, Store};
 
@@ -10,6 +11,7 @@ use crate::events::Events;
 use crate::faults::{Faults, Injected};
 use crate::supervision::ChildKind;
 use crate::trace::{Deed, Trace};
+use crate::verifier::Mend;
 
 /// The run a child works for, and its ways to the world. Cheap to clone.
 #[derive(Clone)]
@@ -32,6 +34,8 @@ pub struct RunContext {
     pub trace: Trace,
     /// The session's record. Children read it; the session alone writes it.
     pub ledger: Arc<Ledger>,
+    /// Who can free a seed that nobody may be handed.
+    pub mender: Recipient<Mend>,
 }
 
 impl RunContext {

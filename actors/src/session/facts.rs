@@ -81,7 +81,12 @@ impl Handler<AgentEnded> for Session {
     type Result = ();
 
     fn handle(&mut self, ended: AgentEnded, ctx: &mut Self::Context) {
-        let by = if ended.by_guard { ", ended by its guard because the service was gone" } else { "" };
+        let leased = self.ledger.read(|r| r.run.as_ref().is_some_and(|run| run.seed.is_some()));
+        let by = match (ended.by_guard, leased) {
+            (false, _) => "",
+            (true, true) => ", ended by its guard because no renewal of its lease was confirmed in time",
+            (true, false) => ", ended by its guard because the service was gone",
+        };
         let said = last_words(&ended.stderr).map(|words| format!("; it last said: {words}"));
         let said = said.unwrap_or_default();
         let reason = format!("the agent exited unexpectedly with {}{by}{said}", ended.status);

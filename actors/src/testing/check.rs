@@ -1,5 +1,6 @@
 //! What must hold in a world, whatever was done to it.
 
+use optio_codex_protocol::auth;
 use optio_host::{AgentState, Host};
 use optio_store::{PageRequest, Records, SeedRow, SeedStatus, Seeds, SessionId, Spool};
 
@@ -101,15 +102,17 @@ impl World {
         wrong
     }
 
-    /// The newest login an agent wrote is in the store, or in the spool; else it still lies in a workdir, and then
-    /// nobody may be handed the old one.
+    /// The newest login an agent wrote, or the one that the login server gave for it since, is in the store, or in the
+    /// spool; else it still lies in a workdir, and then nobody may be handed the old one.
     async fn wrong_with_login(&self, seed: &SeedRow, sessions: &[SessionId]) -> Option<String> {
         let newest = self.agents.newest_login(seed.account.id.as_deref().unwrap_or_default())?;
-        if self.memory.credential(&seed.id).as_ref() == Some(&newest) {
+        let token = self.login_server.newest(&auth::refresh_token(&newest)?);
+        let holds = |auth_json: &[u8]| auth::refresh_token(auth_json).is_some_and(|found| found == token);
+        if self.memory.credential(&seed.id).is_some_and(|stored| holds(&stored)) {
             return None;
         }
         let entries = self.memory.entries().await.expect("the fake itself does not fail");
-        let spooled = entries.iter().any(|(_, entry)| entry.as_ref().is_ok_and(|e| e.auth_json == newest));
+        let spooled = entries.iter().any(|(_, entry)| entry.as_ref().is_ok_and(|e| holds(&e.auth_json)));
         let acquirable = seed.status == SeedStatus::Alive && seed.lease.is_none();
         if acquirable {
             return Some(format!(
@@ -118,7 +121,7 @@ impl World {
             ));
         }
         let file = |id: &SessionId| self.host.file(&self.dir(id).workdir().join("home/.codex/auth.json"));
-        let on_disk = sessions.iter().any(|id| file(id).as_ref() == Some(&newest));
+        let on_disk = sessions.iter().any(|id| file(id).is_some_and(|found| holds(&found)));
         (!spooled && !on_disk).then(|| format!("the newest login of seed {} is lost", seed.id))
     }
 }

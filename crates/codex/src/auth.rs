@@ -12,10 +12,13 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+mod refresh;
 mod token;
 
 #[cfg(test)]
 mod tests;
+
+pub use refresh::{NewTokens, REFRESH_AFTER, refresh_token, refreshed};
 
 /// Bytes of the largest `auth.json` that is read; real ones have 4 to 6 KB.
 pub const MAX_AUTH_JSON: usize = 256 << 10;

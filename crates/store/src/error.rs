@@ -6,7 +6,7 @@ use std::time::Duration;
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// What went wrong with durable state, as far as a caller can act on it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// There is no such thing.

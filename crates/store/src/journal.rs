@@ -105,4 +105,10 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Deletes a stream; absent is fine. Streams that are open go on without a file and must not be used.
     async fn delete(&self, name: &str) -> Result<()>;
+
+    /// What is wrong with the place the events are written to; `None` while all is well. Nothing is lost meanwhile:
+    /// events wait in memory, and beyond the bound appends wait.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }

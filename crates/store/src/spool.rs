@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Holder, Result, SeedId, SeedVersion, SessionId};
 
-/// Names one entry.
+/// Names one entry. It begins with the seed's id, so that a damaged entry still says whose it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SpoolId(pub String);
@@ -17,9 +17,9 @@ pub struct SpoolId(pub String);
 pub struct SpoolEntry {
     /// The seed it belongs to.
     pub seed: SeedId,
-    /// The session it was rotated in.
-    pub session: SessionId,
-    /// The run's holder.
+    /// The session it was rotated in; none when this service rotated it itself, to see whether it is good.
+    pub session: Option<SessionId>,
+    /// Who held the seed: a run, or that check.
     pub holder: Holder,
     /// The stored version it was rotated from.
     pub base: SeedVersion,

@@ -89,7 +89,7 @@ fn about(session: &SessionId) -> NewSnapshot {
 fn spool_entry(seed: &SeedId) -> SpoolEntry {
     SpoolEntry {
         seed: seed.clone(),
-        session: SessionId::mint(),
+        session: Some(SessionId::mint()),
         holder: holder("a"),
         base: optio_store::SeedVersion("v".into()),
         fingerprint: "f".into(),

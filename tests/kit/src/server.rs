@@ -275,6 +275,8 @@ impl TestServer {
             .env("OPTIO_CODEX_TASK_ROOT", self.task_root())
             .env("LANG", "C.UTF-8")
             .env("RUST_BACKTRACE", "1")
+            // Nobody listens there: no test ever asks the real login server.
+            .env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", "http://127.0.0.1:9/oauth/token")
             .envs(std::env::var("RUST_LOG").map(|level| ("RUST_LOG", level)))
             .envs(&self.setup.env)
             .current_dir(root)

@@ -13,6 +13,8 @@ use optio_actors::sessions::Places;
 use optio_actors::{Service, Settings};
 use optio_host::fake::FakeHost;
 use optio_host::{CodexBinary, Host};
+use optio_oauth::LoginServer;
+use optio_oauth::fake::FakeLoginServer;
 use optio_store::memory::MemoryStore;
 use optio_store::{Draft, Journal, JournalStream, MemoryJournal};
 use optio_web::{Web, WebOptions, hosts_of};
@@ -32,6 +34,8 @@ pub(crate) struct World {
     pub(crate) base: String,
     pub(crate) journal: Arc<MemoryJournal>,
     pub(crate) host: FakeHost,
+    pub(crate) memory: MemoryStore,
+    pub(crate) login_server: FakeLoginServer,
     pub(crate) shutdown: watch::Sender<bool>,
     http: reqwest::Client,
     server: ServerHandle,
@@ -43,6 +47,17 @@ impl World {
     }
 
     pub(crate) async fn with(journal: Arc<MemoryJournal>, public_url: Option<&str>) -> Self {
+        let login_server = FakeLoginServer::default();
+        let asked = Arc::new(login_server.clone());
+        Self { login_server, ..Self::asking(asked, journal, public_url).await }
+    }
+
+    /// The same with another login server.
+    pub(crate) async fn asking(
+        login_server: Arc<dyn LoginServer>,
+        journal: Arc<MemoryJournal>,
+        public_url: Option<&str>,
+    ) -> Self {
         let host = FakeHost::new();
         // An agent that never says anything: its session is starting until it is stopped.
         host.codex(CodexBinary {
@@ -53,8 +68,11 @@ impl World {
         host.on_program(|_| std::future::pending());
         let machine: Arc<dyn Host> = Arc::new(host.clone());
         let service_stream = journal.open(optio_actors::events::SERVICE_STREAM).await.unwrap();
-        let store = MemoryStore::new().store(journal.clone());
-        let settings = Settings::new(BTreeMap::from([("local".to_owned(), machine)]), store, service_stream);
+        let memory = MemoryStore::new();
+        let store = memory.store(journal.clone());
+        let mut settings =
+            Settings::new(BTreeMap::from([("local".to_owned(), machine)]), store, service_stream);
+        settings.login_server = login_server;
         let service = Service::start(settings, Places::here()).await.unwrap();
 
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -75,7 +93,8 @@ impl World {
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         let http = http.build().unwrap();
         let base = format!("http://{address}");
-        Self { web, base, journal, host, shutdown, http, server: handle }
+        let login_server = FakeLoginServer::default();
+        Self { web, base, journal, host, memory, login_server, shutdown, http, server: handle }
     }
 
     /// A request without a login.

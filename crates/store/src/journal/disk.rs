@@ -153,12 +153,6 @@ impl DiskJournal {
         Ok(Arc::new(Self { core, streams: Mutex::default(), closed: Mutex::new(closed) }))
     }
 
-    /// What is wrong with the disk now, for `/readyz`; `None` when all is well. Nothing is lost meanwhile: events wait
-    /// in memory, and beyond the bound appends wait.
-    pub fn trouble(&self) -> Option<String> {
-        self.core.trouble()
-    }
-
     /// Closes the journal as dropping it does, without blocking the caller's thread: writes and syncs what is left
     /// (bounded in time) and notes that the end was clean. Appends are refused from then on; reading goes on.
     pub async fn close(self: Arc<Self>) {
@@ -237,6 +231,10 @@ fn prepare(dir: &Path, boot_id: Option<String>) -> io::Result<()> {
 
 #[async_trait]
 impl Journal for DiskJournal {
+    fn trouble(&self) -> Option<String> {
+        self.core.trouble()
+    }
+
     async fn open(&self, name: &str) -> Result<Arc<dyn JournalStream>> {
         line::check_stream_name(name)?;
         let slot = self.slot(name);

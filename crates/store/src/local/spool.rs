@@ -24,7 +24,7 @@ const ENDING: &str = ".sealed";
 #[derive(Serialize, Deserialize)]
 struct Head {
     seed: SeedId,
-    session: SessionId,
+    session: Option<SessionId>,
     holder: Holder,
     base: SeedVersion,
     fingerprint: String,

@@ -7,7 +7,7 @@ fn entry(h: &Harness, seed: &SeedId, by: &str, token: &str) -> SpoolEntry {
     h.clock.advance(Duration::from_nanos(1_500_000));
     SpoolEntry {
         seed: seed.clone(),
-        session: SessionId::mint(),
+        session: Some(SessionId::mint()),
         holder: holder(by),
         base: SeedVersion("v1".into()),
         fingerprint: seed_archive::sha256_hex(&auth(token)),
@@ -30,6 +30,10 @@ pub async fn an_entry_comes_back_as_it_was_given(h: Harness) {
     assert_eq!(entries.len(), 1);
     assert_eq!((&entries[0].0, entries[0].1.as_ref().unwrap()), (&id, &new));
     assert!(h.store.spool.describe(&id).contains(&id.0));
+    assert!(id.0.starts_with(new.seed.as_str()), "a damaged entry must still say whose it is");
+    let of_no_session = SpoolEntry { session: None, ..entry(&h, &SeedId::mint(), "a", "t2") };
+    h.store.spool.put(of_no_session.clone()).await.unwrap();
+    assert_eq!(all(&h).await, [new, of_no_session]);
 }
 
 pub async fn entries_are_oldest_first(h: Harness) {
