@@ -7,7 +7,8 @@ use std::time::Duration;
 use actix::prelude::*;
 use bytes::Bytes;
 use optio_host::{
-    AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, HostError, RelPath, Signal, Watch,
+    AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, Host, HostError, RelPath, Signal, TaskDir,
+    Watch,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -380,7 +381,7 @@ impl Handler<StopAgent> for Process {
             run.step(ChildKind::Process, "stop_agent").await.map_err(StepError::new)?;
             let how = match piped {
                 Some(piped) => piped.stop(style, FLUSH_LIMIT, KILL_LIMIT).await.map_err(StepError::new)?,
-                None => stop_guarded(&run, style).await?,
+                None => stop_guarded(&*run.host, &run.dir, style).await?,
             };
             run.did(Deed::AgentGone);
             Ok(how)
@@ -392,8 +393,9 @@ impl Handler<StopAgent> for Process {
     }
 }
 
-async fn stop_guarded(run: &RunContext, style: StopStyle) -> StepResult {
-    let (host, dir) = (&run.host, &run.dir);
+/// Ends the agent under the guard of this task directory, and proves that nothing of it is left. An error is the absence of
+/// that proof. May be asked again, and by a later process.
+pub(crate) async fn stop_guarded(host: &dyn Host, dir: &TaskDir, style: StopStyle) -> StepResult {
     let state = host.guard_state(dir).await.map_err(StepError::new)?;
     if state == AgentState::Absent {
         return Ok(Finish::Skipped("no agent was started".to_owned()));

@@ -1,6 +1,7 @@
 //! Sessions: the root actor. Launches, finds, lists, adopts and drains; knows nothing of how a session works.
 
 mod ask;
+mod logins;
 mod place;
 
 use std::collections::BTreeMap;
@@ -17,8 +18,10 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 pub use ask::{Find, Found, IsDraining, ShowLive, StopAgain};
+pub use logins::{FindLogin, GiveLoginUp, RecoverLogins, StartLogin};
 pub use place::Places;
 
+use self::logins::Logins;
 use crate::error::SessionError;
 use crate::events::Events;
 use crate::session::phase::{Phase, Request, State};
@@ -48,6 +51,7 @@ pub struct Sessions {
     settings: Arc<Settings>,
     places: Places,
     live: BTreeMap<SessionId, Live>,
+    logins: Logins,
     draining: bool,
 }
 
@@ -62,7 +66,7 @@ struct Live {
 impl Sessions {
     /// A root that puts its sessions on `places`.
     pub fn new(settings: Arc<Settings>, places: Places) -> Self {
-        Self { settings, places, live: BTreeMap::new(), draining: false }
+        Self { settings, places, live: BTreeMap::new(), logins: Logins::default(), draining: false }
     }
 
     /// Starts the actor of a run that is on record.
@@ -492,6 +496,9 @@ impl Handler<ChildExit> for Sessions {
     type Result = ();
 
     fn handle(&mut self, exit: ChildExit, ctx: &mut Self::Context) {
+        if self.login_exited(&exit, ctx) {
+            return;
+        }
         let found = self.live.iter().find(|(_, live)| live.handle.id == exit.id).map(|(id, _)| id.clone());
         let Some(id) = found else { return };
         if exit.reason == ExitReason::Normal || self.draining {
@@ -551,8 +558,9 @@ impl Handler<Drain> for Sessions {
             .map(|live| leave(live.addr.clone(), live.status.clone(), drain.on_exit))
             .collect();
         info!(sessions = leaving.len(), on_exit = ?drain.on_exit, "service drains");
+        let logins = self.logins.leave();
         let all = async move {
-            futures_util::future::join_all(leaving).await;
+            tokio::join!(futures_util::future::join_all(leaving), logins);
         };
         Box::pin(all.into_actor(self))
     }

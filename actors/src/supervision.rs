@@ -14,7 +14,7 @@ use serde::Serialize;
 pub use fence::{ChildExit, ChildHandle, ChildId, ExitReason, ExitSlot, spawn_child};
 pub use pulse::Pulse;
 
-/// The children of a session, and the sessions as children of the root: the names that traces, faults, restart rules
+/// The children of a session, and the sessions and logins as children of the root: the names that traces, faults, restart rules
 /// and the actor page use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -33,6 +33,8 @@ pub enum ChildKind {
     LeaseRenewer,
     /// Capturing and restoring.
     Snapshotter,
+    /// Getting a new login by a code. A child of the root.
+    SeedLogin,
 }
 
 impl ChildKind {
@@ -56,6 +58,7 @@ impl ChildKind {
             Self::CredWatcher => "cred_watcher",
             Self::LeaseRenewer => "lease_renewer",
             Self::Snapshotter => "snapshotter",
+            Self::SeedLogin => "seed_login",
         }
     }
 }

@@ -186,8 +186,9 @@ pub(crate) fn check_pool(pool: Option<&str>) -> Result<()> {
     }
 }
 
-/// Refuses keys that MongoDB would read as paths or operators (T-066), in every store alike.
-pub(crate) fn check_metadata(metadata: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
+/// Refuses keys that MongoDB would read as paths or operators (T-066), in every store alike. Every import and patch checks
+/// it; whoever stores later what is asked for now checks it now.
+pub fn check_metadata(metadata: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
     match metadata.keys().find(|key| key.contains('.') || key.starts_with('$')) {
         None => Ok(()),
         Some(key) => {
