@@ -1,16 +1,19 @@
 //! From nothing to the end of the person's part: codex is started, the code is shown, and codex waits.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use optio_codex_protocol::device_login::CODE_LIFETIME;
 use optio_codex_protocol::{argv, workdir};
-use optio_host::{EnvPlan, GuardSpec, HostError};
+use optio_host::{AgentState, EnvPlan, GuardSpec, HostError};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::dialogue::{Dialogue, DialogueError};
 use super::{Ended, HEARTBEAT, LoginParts, LoginState, NOTE, in_workdir, path};
+use crate::conversation::WireError;
 use crate::session::last_words::last_words;
 use crate::settings::{LEASED_KILL_AFTER, LEASED_TERM_AFTER};
 
@@ -18,7 +21,10 @@ use crate::settings::{LEASED_KILL_AFTER, LEASED_TERM_AFTER};
 const HOME_DIRS: [&str; 4] = [workdir::CODEX_HOME, "home/.local/share", "home/.config", "home/.cache"];
 
 /// Codex gives up by itself when the code's time is over, and its own reason is the better one.
-const EXPIRY_GRACE: std::time::Duration = std::time::Duration::from_secs(15);
+const EXPIRY_GRACE: Duration = Duration::from_secs(15);
+
+/// A look whether a codex that does not answer still runs. Later its connection tells; before there is one, nothing does.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why an attempt came to nothing before anybody could log in.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +91,17 @@ async fn begin(parts: &LoginParts, cancel: &CancellationToken) -> Result<Ended, 
     }
 }
 
+async fn end_of_codex(parts: &LoginParts) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        // What cannot be seen is left to the limits of whoever talks to it.
+        let state = parts.host.guard_state(&parts.dir).await;
+        if matches!(state, Ok(AgentState::Exited { .. } | AgentState::Absent)) {
+            return;
+        }
+    }
+}
+
 async fn talk(parts: &LoginParts, cancel: &CancellationToken) -> Result<Ended, DialogueError> {
     let asking = async {
         let mut dialogue = Dialogue::open(&*parts.host, &parts.dir).await?;
@@ -93,6 +110,7 @@ async fn talk(parts: &LoginParts, cancel: &CancellationToken) -> Result<Ended, D
     };
     let (mut dialogue, code) = tokio::select! {
         asked = asking => asked?,
+        () = end_of_codex(parts) => return Err(WireError::Closed.into()),
         // Codex is ended next, and with it whatever it was about to ask.
         () = cancel.cancelled() => return Ok(Ended::Cancelled),
     };
