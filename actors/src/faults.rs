@@ -112,6 +112,20 @@ impl Faults {
 
     /// Called by the `child` of `session` on its way through `step`.
     pub async fn at(&self, session: &SessionId, child: ChildKind, step: &str) -> Result<(), Injected> {
+        self.strike(Some(session), child, step).await
+    }
+
+    /// Called by a `child` of the root that belongs to no session.
+    pub(crate) async fn at_root(&self, child: ChildKind, step: &str) -> Result<(), Injected> {
+        self.strike(None, child, step).await
+    }
+
+    async fn strike(
+        &self,
+        session: Option<&SessionId>,
+        child: ChildKind,
+        step: &str,
+    ) -> Result<(), Injected> {
         let Some(kind) = self.take(session, child, step) else {
             return Ok(());
         };
@@ -127,10 +141,12 @@ impl Faults {
         }
     }
 
-    fn take(&self, session: &SessionId, child: ChildKind, step: &str) -> Option<FaultKind> {
+    fn take(&self, session: Option<&SessionId>, child: ChildKind, step: &str) -> Option<FaultKind> {
         let mut armed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_hit = |a: &&mut Armed| {
-            a.child == child && a.step == step && a.session.as_ref().is_none_or(|wanted| wanted == session)
+            a.child == child
+                && a.step == step
+                && a.session.as_ref().is_none_or(|wanted| Some(wanted) == session)
         };
         let hit = armed.iter_mut().find(is_hit)?;
         hit.times -= 1;

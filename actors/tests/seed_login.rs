@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use optio_actors::SessionError;
 use optio_actors::events::SERVICE_STREAM;
 use optio_actors::seed_login::{LoginState, LoginView, MAX_LOGINS};
 use optio_actors::service::SeedView;
 use optio_actors::sessions::OnExit;
+use optio_actors::supervision::ChildKind;
 use optio_actors::testing::{Behaviour, CODE, World};
+use optio_actors::{SessionError, faults};
 use optio_host::faulty::{FaultKind, HostOp};
 use optio_host::{Host, RelPath, TaskDir, TaskId};
 use optio_store::faulty::{Fault, StoreOp};
@@ -275,7 +276,6 @@ async fn a_login_that_was_stored_and_has_rotated_since_is_not_stored_again() {
     let world = World::new().await;
     let login = begin(&world).await;
     // It is stored, and neither its copy nor its directory goes.
-    world.faulty_host.fail_nth(HostOp::Remove, world.faulty_host.calls(HostOp::Remove) + 1, FaultKind::Error);
     world.faulty_host.fail_nth(HostOp::Remove, 1, FaultKind::Error);
     world.agents.enter_code(&world.host, "acme");
     wait(&world, &login.id, LoginState::Done).await;
@@ -290,6 +290,32 @@ async fn a_login_that_was_stored_and_has_rotated_since_is_not_stored_again() {
     assert_eq!(stored.len(), 1, "a second seed of one lineage would strand both");
     let again = view(&world, &login.id).await;
     assert_eq!(again.seed.as_ref(), Some(&stored[0].id));
+}
+
+#[actix::test]
+async fn a_login_whose_actor_dies_is_taken_up_from_its_directory() {
+    let world = World::new().await;
+    let login = begin(&world).await;
+    world.faults.arm(ChildKind::SeedLogin, "bring_home", faults::FaultKind::Panic, 2);
+    world.agents.enter_code(&world.host, "acme");
+    let done = wait(&world, &login.id, LoginState::Done).await;
+    assert!(done.seed.is_some() && is_wiped(&world).await);
+    assert_eq!(seeds(&world).await.len(), 1);
+}
+
+#[actix::test]
+async fn a_login_whose_actor_dies_again_and_again_is_left_for_the_next_start() {
+    let world = World::new().await;
+    let login = begin(&world).await;
+    world.faults.arm(ChildKind::SeedLogin, "bring_home", faults::FaultKind::Panic, 6);
+    world.agents.enter_code(&world.host, "acme");
+    let failed = wait(&world, &login.id, LoginState::Failed).await;
+    assert!(failed.reason.unwrap().contains("next start"));
+    assert!(world.host.exists(&dir(&world, 0)).await.unwrap(), "nothing is wiped that is not stored");
+    world.crash();
+    world.restart().await;
+    wait(&world, &login.id, LoginState::Done).await;
+    assert_eq!(seeds(&world).await.len(), 1);
 }
 
 #[actix::test]

@@ -20,8 +20,10 @@ use tracing::{info, warn};
 
 use super::{AUTH_LIMIT, Begin, Ended, LoginParts, LoginState, ORIGIN, in_workdir};
 use crate::events::tell_of_service;
+use crate::faults::Injected;
 use crate::login::account_of;
 use crate::process::stop_guarded;
+use crate::supervision::ChildKind;
 use crate::teardown::StopStyle;
 
 /// The wait before the next try to bring a login home; doubles up to [`LONGEST_PAUSE`].
@@ -42,6 +44,8 @@ enum HomeError {
     Host(#[from] HostError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Injected(#[from] Injected),
 }
 
 /// Stores the login if there is one, wipes the directory, and says how the attempt ended. An error says why the directory
@@ -90,6 +94,7 @@ pub(super) async fn bring_home(parts: &LoginParts, ended: Ended) -> Result<(), S
 
 /// Ends codex first, for it could rotate the login at any time; then stores what it left. `None` when it left no login.
 async fn find(parts: &LoginParts) -> Result<Option<SeedId>, HomeError> {
+    parts.settings.faults.at_root(ChildKind::SeedLogin, "bring_home").await?;
     stop_guarded(&*parts.host, &parts.dir, StopStyle::Graceful)
         .await
         .map_err(|problem| HomeError::Running(problem.to_string()))?;

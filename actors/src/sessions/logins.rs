@@ -12,7 +12,9 @@ use tracing::{error, info, info_span};
 
 use super::{REST_LIMIT, REVIVALS, Sessions};
 use crate::error::SessionError;
-use crate::seed_login::{Begin, CancelLogin, LoginNote, LoginParts, LoginView, MAX_LOGINS, SeedLogin};
+use crate::seed_login::{
+    Begin, CancelLogin, LoginNote, LoginParts, LoginState, LoginView, MAX_LOGINS, SeedLogin,
+};
 use crate::settings::Settings;
 use crate::supervision::{ChildExit, ChildHandle, ChildKind, ExitReason, spawn_child};
 
@@ -141,7 +143,10 @@ impl Sessions {
                 let (slot, note) = (known.slot, known.note.clone());
                 if known.deaths > REVIVALS {
                     error!(login = %id, "login dies again and again, it is left for the next start");
-                    known.view.send_modify(|view| view.state = crate::seed_login::LoginState::Failed);
+                    known.view.send_modify(|view| {
+                        view.state = LoginState::Failed;
+                        view.reason = Some(format!("{died}; the next start goes on with what there is"));
+                    });
                 } else if let Err(problem) = self.begin_login(slot, note, Begin::Leftover, ctx) {
                     error!(login = %id, %problem, "login is left for the next start");
                 }

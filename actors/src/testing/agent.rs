@@ -105,8 +105,8 @@ impl FakeAgents {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Plays one program.
-    pub(super) async fn play(self, mut launch: FakeLaunch) -> ExitStatus {
+    /// Plays one program of a host.
+    pub async fn play(self, mut launch: FakeLaunch) -> ExitStatus {
         let (behaviour, clients) = {
             let inner = self.lock();
             (inner.behaviour.clone(), inner.clients.clone())
