@@ -223,7 +223,10 @@ impl Actor for SeedLogin {
         let cancel = self.cancel.clone();
         let attempt = async move {
             let ended = match parts.begin {
-                Begin::Fresh => start::log_in(&parts, &cancel).await,
+                Begin::Fresh => {
+                    is_empty(&parts).await?;
+                    start::log_in(&parts, &cancel).await
+                }
                 Begin::Leftover => Ended::Failed("the service was stopped meanwhile".to_owned()),
             };
             info!(login = %parts.note.id, ?ended, "login by a code is over");
@@ -237,6 +240,18 @@ impl Actor for SeedLogin {
             ctx.stop();
         }));
     }
+}
+
+/// Refuses a directory in which something lies: it could be a login that a start did not look through.
+async fn is_empty(parts: &LoginParts) -> Result<(), String> {
+    let why = match parts.host.exists(&parts.dir).await {
+        Ok(false) => return Ok(()),
+        Ok(true) => "an earlier login may lie there, the next start looks for it".to_owned(),
+        Err(problem) => problem.to_string(),
+    };
+    let why = format!("{} cannot be used: {why}", parts.dir.path().display());
+    parts.moved_on(LoginState::Failed, Some(why.clone()));
+    Err(why)
 }
 
 /// Gives the attempt up. A login that is there already is stored all the same.

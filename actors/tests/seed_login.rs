@@ -214,6 +214,42 @@ async fn only_so_many_logins_are_under_way_and_a_place_that_is_free_is_used_agai
 }
 
 #[actix::test]
+async fn a_directory_that_was_not_looked_through_is_not_written_over() {
+    let world = World::new().await;
+    begin(&world).await;
+    world.crash();
+    world.agents.enter_code(&world.host, "acme");
+    world.faulty_host.fail_nth(HostOp::Exists, 1, FaultKind::Error);
+    world.restart().await;
+    let refused = world.service().start_seed_login(None, Map::new()).await.unwrap_err().to_string();
+    assert!(refused.contains("an earlier login may lie there"), "{refused}");
+    let other = begin(&world).await;
+    assert_eq!(other.state, LoginState::Pending, "the next place is free");
+    world.crash();
+    world.restart().await;
+    world.until("the earlier login", async || !seeds(&world).await.is_empty()).await;
+}
+
+#[actix::test]
+async fn an_import_whose_answer_was_lost_is_one_seed_even_when_it_rotates_before_the_next_try() {
+    let world = World::new().await;
+    let login = begin(&world).await;
+    world.faulty_store.fail(StoreOp::Import, 1, Fault::DoneButError);
+    world.agents.enter_code(&world.host, "acme");
+    world.until("the import", async || !seeds(&world).await.is_empty()).await;
+    let seed = seeds(&world).await[0].id.clone();
+    let holder = optio_store::Holder::mint_for("test");
+    let store = world.service().settings().store.clone();
+    store.leases.acquire_for_recovery(&seed, &holder).await.unwrap().unwrap();
+    let (_, version) = store.seeds.load(&seed).await.unwrap();
+    let next = optio_actors::testing::login("acme", 2);
+    store.seeds.save_credential(&seed, &holder, &version, next).await.unwrap();
+    assert_eq!(view(&world, &login.id).await.state, LoginState::Saving, "it was faster than the next try");
+    let done = wait(&world, &login.id, LoginState::Done).await;
+    assert_eq!((done.seed, seeds(&world).await.len()), (Some(seed), 1));
+}
+
+#[actix::test]
 async fn a_login_waits_for_a_store_that_is_away_and_says_where_it_is() {
     let world = World::new().await;
     let login = begin(&world).await;

@@ -53,8 +53,9 @@ enum HomeError {
 pub(super) async fn bring_home(parts: &LoginParts, ended: Ended) -> Result<(), String> {
     let (id, at) = (&parts.note.id, parts.dir.path().display());
     let (until, mut pause) = (Instant::now() + TRY_FOR, FIRST_PAUSE);
+    let mut again = parts.begin == Begin::Leftover;
     let found = loop {
-        let problem = match find(parts).await {
+        let problem = match find(parts, again).await {
             Ok(found) => break found,
             Err(problem) => problem,
         };
@@ -67,6 +68,7 @@ pub(super) async fn bring_home(parts: &LoginParts, ended: Ended) -> Result<(), S
         parts.moved_on(LoginState::Saving, Some(reason));
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+        again = true;
     };
     if let Some(seed) = &found {
         info!(login = %id, %seed, "login is stored");
@@ -93,7 +95,8 @@ pub(super) async fn bring_home(parts: &LoginParts, ended: Ended) -> Result<(), S
 }
 
 /// Ends codex first, for it could rotate the login at any time; then stores what it left. `None` when it left no login.
-async fn find(parts: &LoginParts) -> Result<Option<SeedId>, HomeError> {
+/// `again` when it may have been stored before.
+async fn find(parts: &LoginParts, again: bool) -> Result<Option<SeedId>, HomeError> {
     parts.settings.faults.at_root(ChildKind::SeedLogin, "bring_home").await?;
     stop_guarded(&*parts.host, &parts.dir, StopStyle::Graceful)
         .await
@@ -108,15 +111,18 @@ async fn find(parts: &LoginParts) -> Result<Option<SeedId>, HomeError> {
         warn!(login = %parts.note.id, found = ?credential, "codex left a file that is no login");
         return Ok(None);
     }
-    store(parts, auth_json, &credential).await.map(Some)
+    store(parts, again, auth_json, &credential).await.map(Some)
 }
 
 /// Stores a login once, however often it is asked for.
-async fn store(parts: &LoginParts, auth_json: Bytes, credential: &Credential) -> Result<SeedId, HomeError> {
-    // Only a process that died after the import can have left what has rotated since.
-    if parts.begin == Begin::Leftover
-        && let Some(seed) = stored_before(parts).await?
-    {
+async fn store(
+    parts: &LoginParts,
+    again: bool,
+    auth_json: Bytes,
+    credential: &Credential,
+) -> Result<SeedId, HomeError> {
+    // An import whose answer was lost, or whose process died, may have rotated since: the token alone would not tell.
+    if again && let Some(seed) = stored_before(parts).await? {
         return Ok(seed);
     }
     let mut metadata = parts.note.metadata.clone();

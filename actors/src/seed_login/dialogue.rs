@@ -14,11 +14,12 @@ use crate::conversation::rpc_client::RpcClient;
 use crate::conversation::wire::{self, Incoming};
 use crate::conversation::{CallError, WireError};
 
-/// How long codex may take to listen and to shake hands; it takes a tenth of a second (tried).
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
+/// How long codex may take to listen and to shake hands; it takes a tenth of a second (tried). Together with [`CODE_LIMIT`]
+/// it is shorter than the guard's patience, which nobody renews before there is a code.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long codex may take to get a code from the login service.
-const CODE_LIMIT: Duration = Duration::from_secs(30);
+const CODE_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long codex may take to give a login up. It is ended right after, whether or not it answered.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
