@@ -173,15 +173,21 @@ async fn a_codex_that_cannot_do_it_is_a_refusal_with_the_reason() {
     let refused = start().await;
     assert!(refused.contains("no config"), "{refused}");
     world.agents.behave(Behaviour { mute: true, ..Behaviour::default() });
-    let mute = world.service().start_seed_login(None, Map::new()).await.unwrap();
-    assert_eq!(mute.state, LoginState::Starting, "a caller does not wait for ever");
-    let failed = wait(&world, &mute.id, LoginState::Failed).await;
-    assert!(failed.reason.unwrap().contains("no answer within"));
+    let refused = start().await;
+    assert!(refused.contains("no answer within"), "{refused}");
     world.agents.behave(Behaviour::default());
     world.codex(false);
     let refused = start().await;
     assert!(refused.contains("cannot listen"), "{refused}");
     assert!(is_wiped(&world).await);
+}
+
+#[actix::test]
+async fn a_caller_does_not_wait_for_a_code_for_ever() {
+    let world = World::new().await;
+    world.faulty_host.fail_nth(HostOp::FindCodex, 1, FaultKind::Hang);
+    let login = begin(&world).await;
+    assert_eq!((login.state, login.user_code), (LoginState::Starting, None));
 }
 
 #[actix::test]

@@ -7,7 +7,7 @@ use common::{Reply, World};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-const ROUTES: [(Method, &str); 24] = [
+const ROUTES: [(Method, &str); 27] = [
     (Method::GET, "/v1/sessions"),
     (Method::POST, "/v1/sessions"),
     (Method::GET, "/v1/sessions/ses_x"),
