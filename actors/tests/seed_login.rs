@@ -361,6 +361,22 @@ async fn a_login_whose_actor_dies_again_and_again_is_left_for_the_next_start() {
 }
 
 #[actix::test]
+async fn what_is_left_of_a_directory_that_was_not_wiped_is_no_login() {
+    let world = World::new().await;
+    let login = begin(&world).await;
+    world.faulty_host.fail_nth(HostOp::Cleanup, 1, FaultKind::Error);
+    world.agents.enter_code(&world.host, "acme");
+    wait(&world, &login.id, LoginState::Done).await;
+    let auth = RelPath::in_workdir("home/.codex/auth.json").unwrap();
+    assert_eq!(world.host.info(&dir(&world, 0), &auth).await.unwrap(), None);
+    assert!(world.host.exists(&dir(&world, 0)).await.unwrap(), "the fault was met");
+    world.crash();
+    world.restart().await;
+    world.until("the directory is wiped", async || is_wiped(&world).await).await;
+    assert_eq!((saved(&world).len(), seeds(&world).await.len()), (1, 1));
+}
+
+#[actix::test]
 async fn a_service_that_leaves_gives_its_codes_up_and_takes_no_new_ones() {
     let world = World::new().await;
     let login = begin(&world).await;

@@ -51,8 +51,7 @@ impl Service {
     pub async fn seed_login(&self, id: &LoginId) -> Result<LoginView, SessionError> {
         let found = self.ask("the root", self.root.send(FindLogin(id.clone()))).await?;
         let found = found.ok_or_else(|| SessionError::not_found("login", id))?;
-        let view = found.borrow().clone();
-        Ok(view)
+        Ok(found.borrow().clone())
     }
 
     /// Gives a login up, and waits a while for its end. One that was finished meanwhile is a seed, and says so.
@@ -75,6 +74,5 @@ async fn follow(
 ) -> LoginView {
     // Late, or with an actor that is gone: what it last said is the answer.
     let _ = tokio::time::timeout(limit, view.wait_for(wanted)).await;
-    let view = view.borrow().clone();
-    view
+    view.borrow().clone()
 }
