@@ -5,7 +5,7 @@ mod common;
 use common::{END, answers, files_beneath, service};
 use optio_testkit::auth::refresh_token_of;
 use optio_testkit::client::Client;
-use optio_testkit::{FakeIssuer, FakeOauth, LIMIT, MockModel, ModelAuth, TestServer, wait_until};
+use optio_testkit::{Browser, FakeIssuer, FakeOauth, LIMIT, MockModel, ModelAuth, TestServer, wait_until};
 use serde_json::{Value, json};
 
 async fn server_at(issuer: &FakeIssuer, oauth: &FakeOauth) -> TestServer {
@@ -19,6 +19,10 @@ async fn begin(client: &Client) -> Value {
     assert_eq!(login["state"], "pending", "{login:#}");
     assert_eq!(login["verification_url"], "https://auth.openai.com/codex/device");
     login
+}
+
+fn code(login: &Value) -> &str {
+    login["user_code"].as_str().expect("a login that is pending has a code")
 }
 
 fn path(login: &Value) -> String {
@@ -84,7 +88,7 @@ async fn a_code_that_is_entered_becomes_a_seed_that_a_session_works_with() {
     .await;
     assert_eq!(client.get(&path(&login)).await["state"], "pending");
 
-    oauth.enter_code(&issuer, "acct-1");
+    oauth.enter_code(&issuer, code(&login), "acct-1");
     let done = over(&client, &login).await;
     assert_eq!(done["state"], "done", "{done:#}");
     assert!(done["user_code"].is_null() && done["verification_url"].is_null(), "{done:#}");
@@ -97,6 +101,8 @@ async fn a_code_that_is_entered_becomes_a_seed_that_a_session_works_with() {
     let told = told.until_named("seed.saved", LIMIT).await;
     let saved = told.last().expect("the last one is the one that was waited for");
     assert_eq!((&saved.data["from"], &saved.data["seed"]), (&json!("login"), &seed["id"]));
+
+    assert_eq!(issuer.refused_hosts(), Vec::<String>::new(), "codex is there for the login and nothing else");
 
     // Both of them with the same login: what one leaves the other takes up.
     work(&client, &model).await;
@@ -111,14 +117,14 @@ async fn a_code_that_is_refused_or_over_or_given_up_leaves_nothing() {
     let client = server.client();
 
     let login = begin(&client).await;
-    issuer.deny();
+    issuer.deny(code(&login));
     let failed = over(&client, &login).await;
     assert_eq!(failed["state"], "failed", "{failed:#}");
     assert!(failed["reason"].as_str().is_some_and(|why| why.contains("400")), "{failed:#}");
     assert_clean(&server, &issuer);
 
     let login = begin(&client).await;
-    issuer.expire();
+    issuer.expire(code(&login));
     let failed = over(&client, &login).await;
     assert_eq!(failed["state"], "failed", "{failed:#}");
     assert!(failed["reason"].as_str().is_some_and(|why| why.contains("410")), "{failed:#}");
@@ -137,7 +143,7 @@ async fn a_code_that_is_entered_while_the_service_is_dead_is_a_seed_after_the_ne
     let server = server_at(&issuer, &oauth).await;
     let login = begin(&server.client()).await;
     server.kill_9();
-    oauth.enter_code(&issuer, "acct-1");
+    oauth.enter_code(&issuer, code(&login), "acct-1");
     let token = oauth.issued("acct-1");
     let stored = || files_beneath(&server.task_root()).into_iter().find(|file| file.ends_with("auth.json"));
     wait_until("codex writes the login, with nobody there to take it", LIMIT, || async {
@@ -170,4 +176,31 @@ async fn a_code_that_a_killed_service_showed_is_given_up_by_the_next_one() {
     assert_eq!(failed["state"], "failed", "{failed:#}");
     assert_clean(&server, &issuer);
     assert_eq!(client.seeds().await, Vec::<Value>::new());
+}
+
+#[actix::test]
+async fn a_person_logs_in_with_a_code_at_the_page() {
+    let (oauth, issuer) = (FakeOauth::start(), FakeIssuer::start());
+    let server = server_at(&issuer, &oauth).await;
+    let browser = Browser::open(1280, 900).await;
+    browser.go(&server.login_link().await).await;
+    browser.sees("New session").await;
+    browser.go(&format!("{}/#/seeds", server.url())).await;
+
+    browser.fill("login-pool", "team").await;
+    browser.click("Log in with a code").await;
+    browser.sees("CODE-00001").await;
+    browser.sees("https://auth.openai.com/codex/device").await;
+    browser.click("Give up").await;
+    browser.sees("The login was given up.").await;
+
+    browser.click("Log in with a code").await;
+    browser.sees("CODE-00002").await;
+    oauth.enter_code(&issuer, "CODE-00002", "acct-1");
+    browser.sees("Stored as seed").await;
+    browser.sees("acct-1@example.test (plus)").await;
+    assert!(!browser.text().await.contains("CODE-"), "a code that was used is not shown");
+    assert_eq!(server.client().seeds().await[0]["pool"], "team");
+    let failures = browser.run("return window.__failures ?? []").await;
+    assert_eq!(failures, Value::Array(Vec::new()));
 }

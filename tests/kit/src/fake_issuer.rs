@@ -22,11 +22,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{ServerConfig, crypto::ring};
 
-use crate::LIMIT;
 use crate::auth::{ChatGptLogin, id_token};
 use crate::fake_oauth::FakeOauth;
 use crate::loopback::Loopback;
-use crate::wait::wait_until;
 
 /// Where codex goes to log in.
 const ISSUER: &str = "auth.openai.com";
@@ -49,10 +47,8 @@ struct State {
     codes: Vec<(String, Verdict)>,
     /// Logins whose authorization code was handed out and not exchanged yet.
     authorized: BTreeMap<String, ChatGptLogin>,
-    /// Exchanged authorization codes, in order.
-    exchanged: Vec<String>,
-    /// Every path asked for, in order.
-    asked: Vec<String>,
+    /// How often a code was asked after.
+    polls: usize,
     /// Every other host that a connection was wanted to.
     refused: Vec<String>,
 }
@@ -104,34 +100,36 @@ impl FakeIssuer {
         ]
     }
 
-    /// A person enters the code of the oldest login that still waits, with the account of this login.
+    /// A person enters this code, and logs in with the account of this login.
     ///
     /// # Panics
-    /// When none waits.
-    pub fn approve(&self, login: ChatGptLogin) {
-        self.judge(Verdict::Approved(login));
+    /// When the code was never handed out.
+    pub fn approve(&self, user_code: &str, login: ChatGptLogin) {
+        self.judge(user_code, Verdict::Approved(login));
     }
 
-    /// A person says no to the oldest login that still waits.
+    /// A person enters this code and says no.
     ///
     /// # Panics
-    /// When none waits.
-    pub fn deny(&self) {
-        self.judge(Verdict::Refused(400, "access_denied"));
+    /// When the code was never handed out.
+    pub fn deny(&self, user_code: &str) {
+        self.judge(user_code, Verdict::Refused(400, "access_denied"));
     }
 
-    /// The oldest code that still waits is over.
+    /// This code's time is over.
     ///
     /// # Panics
-    /// When none waits.
-    pub fn expire(&self) {
-        self.judge(Verdict::Refused(410, "expired_token"));
+    /// When the code was never handed out.
+    pub fn expire(&self, user_code: &str) {
+        self.judge(user_code, Verdict::Refused(410, "expired_token"));
     }
 
-    fn judge(&self, verdict: Verdict) {
+    fn judge(&self, user_code: &str, verdict: Verdict) {
         self.state.send_modify(|state| {
-            let waiting = state.codes.iter_mut().find(|(_, verdict)| *verdict == Verdict::Pending);
-            waiting.expect("a code waits to be entered").1 = verdict;
+            let mut codes = state.codes.iter_mut().zip(1..);
+            let known = codes.find(|(_, nth)| code(*nth) == user_code);
+            let ((_, of_code), _) = known.expect("the code was handed out");
+            *of_code = verdict;
         });
     }
 
@@ -142,19 +140,7 @@ impl FakeIssuer {
 
     /// How often a code was asked after so far.
     pub fn polls(&self) -> usize {
-        self.state.borrow().asked.iter().filter(|path| path.ends_with("/deviceauth/token")).count()
-    }
-
-    /// Waits until a login was handed over.
-    ///
-    /// # Panics
-    /// When none was within [`LIMIT`].
-    pub async fn wait_for_exchanges(&self, count: usize) {
-        wait_until(format!("{count} logins are handed over"), LIMIT, || async {
-            let state = self.state.borrow();
-            if state.exchanged.len() >= count { Ok(()) } else { Err(state.asked.clone()) }
-        })
-        .await;
+        self.state.borrow().polls
     }
 
     /// The other hosts that codex wanted to reach; it was let to none.
@@ -164,9 +150,12 @@ impl FakeIssuer {
 }
 
 impl FakeOauth {
-    /// Signs an account in as [`FakeOauth::login`] does, and lets it enter the oldest code that waits.
-    pub fn enter_code(&self, issuer: &FakeIssuer, account: &str) {
-        issuer.approve(self.login(account));
+    /// Signs an account in as [`FakeOauth::login`] does, and lets it enter this code.
+    ///
+    /// # Panics
+    /// When the code was never handed out.
+    pub fn enter_code(&self, issuer: &FakeIssuer, user_code: &str, account: &str) {
+        issuer.approve(user_code, self.login(account));
     }
 }
 
@@ -267,7 +256,6 @@ fn code(nth: usize) -> String {
 async fn user_code(shared: web::Data<watch::Sender<State>>) -> HttpResponse {
     let mut nth = 0;
     shared.send_modify(|state| {
-        state.asked.push("/deviceauth/usercode".to_owned());
         nth = state.codes.len() + 1;
         state.codes.push((format!("device-{nth}"), Verdict::Pending));
     });
@@ -282,7 +270,7 @@ async fn poll(body: web::Bytes, shared: web::Data<watch::Sender<State>>) -> Http
     let device = request["device_auth_id"].as_str().unwrap_or_default().to_owned();
     let mut verdict = Verdict::Refused(404, "unknown_device");
     shared.send_modify(|state| {
-        state.asked.push("/deviceauth/token".to_owned());
+        state.polls += 1;
         let found = state.codes.iter().position(|(id, _)| *id == device);
         // Whoever has the device's id must also know its code.
         let found = found.filter(|at| request["user_code"] == code(at + 1));
@@ -313,9 +301,7 @@ async fn exchange(
     let code = form.get("code").cloned().unwrap_or_default();
     let mut login = None;
     shared.send_modify(|state| {
-        state.asked.push("/oauth/token".to_owned());
         login = state.authorized.remove(&code);
-        state.exchanged.extend(login.as_ref().map(|_| code.clone()));
     });
     match login {
         // An authorization code is good once.
