@@ -1,8 +1,8 @@
 //! Sessions: the root actor. Launches, finds, lists, adopts and drains; knows nothing of how a session works.
 
 mod ask;
-mod logins;
 mod place;
+mod seed_logins;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 pub use ask::{Find, Found, IsDraining, ShowLive, StopAgain};
-pub use logins::{FindLogin, GiveLoginUp, RecoverLogins, StartLogin};
 pub use place::Places;
+pub use seed_logins::{FindLogin, GiveLoginUp, RecoverLogins, StartLogin};
 
-use self::logins::Logins;
+use self::seed_logins::Logins;
 use crate::error::SessionError;
 use crate::events::Events;
 use crate::session::phase::{Phase, Request, State};
