@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use optio_codex::config::LogFormat;
 use optio_codex::{Config, Options, Server};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
 fn serve(options: Options) -> Result<()> {
     let (config, log_format) = Config::load(options)?;
     log_to_stderr(log_format)?;
+    open_as_many_files_as_allowed();
     let asked = listen_for_signals()?;
     actix_rt::System::new().block_on(async {
         let server = Server::new(config).await?;
@@ -57,6 +59,16 @@ fn serve(options: Options) -> Result<()> {
         // A thread that died without a word cannot tell us any more; then the service ends as if it had been asked to.
         server.run(async { asked.await.unwrap_or_default() }).await
     })
+}
+
+/// Raises the soft limit of open files to the hard one. A live session has a connection, a journal and some more; the
+/// usual soft limit of 1,024 would end at some 200 sessions, in whatever happened to need the next file.
+fn open_as_many_files_as_allowed() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(problem) = raised {
+        warn!(%problem, limit = limit.current, "limit of open files stays as it is");
+    }
 }
 
 /// Writes lines to standard output at once: whoever reads them through a pipe waits for them.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use optio_testkit::{LIMIT, MockModel, ModelAuth, ServerSetup, TestServer, wait_until};
 use reqwest::Method;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
 fn service() -> ServerSetup {
@@ -52,6 +53,18 @@ async fn the_token_is_made_once_and_for_its_owner_alone() {
         !server.output().contains(String::from_utf8(token).unwrap().trim()),
         "the token is never printed"
     );
+}
+
+#[actix_rt::test]
+async fn the_service_may_open_as_many_files_as_the_system_allows_it() {
+    // Inherited by the service; many systems give no more than this.
+    let own = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(1024), ..own }).unwrap();
+    let server = service().start().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.process().pid)).unwrap();
+    let open = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<_> = open.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers[0], numbers[1], "{open}");
 }
 
 #[actix_rt::test]

@@ -28,7 +28,7 @@ pub use wire::WireError;
 
 use crate::session::approvals::Decision;
 use crate::session::{RunContext, TurnMode};
-use crate::supervision::{ChildKind, ExitSlot, Observation, Observe, Pulse};
+use crate::supervision::{ChildKind, ExitSlot, Observation, Observe, Pulse, beat};
 use crate::teardown::{CloseDoor, EndTurn, Finish, StepError, StepResult};
 use rpc_client::RpcClient;
 
@@ -203,6 +203,7 @@ impl Actor for ConversationReader {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(BEAT, |reader, _| reader.pulse.touch());
+        beat(ctx, ChildKind::ConversationReader, self.run.clone());
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::session::RunContext;
-use crate::supervision::{ChildKind, Observation, Observe, Pulse};
+use crate::supervision::{ChildKind, Observation, Observe, Pulse, beat};
 use crate::teardown::{Finish, QuietWatcher, SaveBack, StepError, StepResult};
 use save::{Saving, Trouble};
 
@@ -223,6 +223,7 @@ impl Actor for CredWatcher {
             self.arm(ctx);
         }
         ctx.run_interval(LOOK_EVERY, |watcher, ctx| watcher.look(ctx));
+        beat(ctx, ChildKind::CredWatcher, self.run.clone());
     }
 }
 

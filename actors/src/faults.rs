@@ -47,15 +47,16 @@ pub struct Injected {
 
 /// The steps at which each child can be broken.
 pub const STEPS: [(ChildKind, &[&str]); 7] = [
-    (ChildKind::HostLink, &["connect", "wipe", "disconnect"]),
-    (ChildKind::LeaseRenewer, &["acquire", "renew", "release"]),
-    (ChildKind::Snapshotter, &["restore", "capture_seed", "capture_snapshot"]),
-    (ChildKind::CredWatcher, &["watch", "spool", "store", "quiet_watcher", "save_back"]),
-    (ChildKind::Process, &["start", "heartbeat", "stop_agent"]),
-    (ChildKind::ConversationReader, &["attach", "close", "end_turn"]),
+    (ChildKind::HostLink, &["beat", "connect", "wipe", "disconnect"]),
+    (ChildKind::LeaseRenewer, &["beat", "acquire", "renew", "release"]),
+    (ChildKind::Snapshotter, &["beat", "restore", "capture_seed", "capture_snapshot"]),
+    (ChildKind::CredWatcher, &["beat", "watch", "spool", "store", "quiet_watcher", "save_back"]),
+    (ChildKind::Process, &["beat", "start", "heartbeat", "stop_agent"]),
+    (ChildKind::ConversationReader, &["beat", "attach", "close", "end_turn"]),
     (
         ChildKind::Session,
         &[
+            "beat",
             "note_close",
             "note_stop_agent",
             "note_quiet_watcher",
@@ -99,6 +100,11 @@ impl Faults {
     /// goes on hanging.
     pub fn disarm(&self) -> usize {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).len()
+    }
+
+    /// How many armed faults have not struck as often as they are to.
+    pub fn armed(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn put(&self, fault: Armed) -> bool {

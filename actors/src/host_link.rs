@@ -9,7 +9,7 @@ use serde_json::json;
 use tracing::info;
 
 use crate::session::RunContext;
-use crate::supervision::{ChildKind, Observation, Observe, Pulse};
+use crate::supervision::{ChildKind, Observation, Observe, Pulse, beat};
 use crate::teardown::{Disconnect, Finish, StepError, StepResult, Wipe};
 use crate::trace::Deed;
 
@@ -40,6 +40,7 @@ impl Actor for HostLink {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(BEAT, |link, _| link.pulse.touch());
+        beat(ctx, ChildKind::HostLink, self.run.clone());
     }
 }
 
@@ -95,7 +96,13 @@ impl Handler<Wipe> for HostLink {
                 return Ok(Finish::Withheld(format!("{why}; the workdir is kept at {}", at.display())));
             }
             run.step(ChildKind::HostLink, "wipe").await.map_err(StepError::new)?;
-            run.host.cleanup(&run.dir).await.map_err(StepError::new)?;
+            if let Err(problem) = run.host.cleanup(&run.dir).await {
+                // A wipe that only lost its answer must not be told as a workdir that was kept.
+                match run.host.exists(&run.dir).await {
+                    Ok(false) => {}
+                    Ok(true) | Err(_) => return Err(StepError::new(problem)),
+                }
+            }
             run.did(Deed::Wiped);
             Ok(Finish::Done("the task directory is gone".to_owned()))
         };

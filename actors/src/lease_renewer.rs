@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use jiff::Timestamp;
-use optio_store::{Holder, Lease, Renewal, SeedId, SeedPatch, SeedStatus, StoreError, Want};
+use optio_store::{
+    Holder, Lease, PageRequest, Renewal, SeedId, SeedPatch, SeedRow, SeedStatus, StoreError, Want,
+};
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::session::RunContext;
-use crate::supervision::{ChildKind, Observation, Observe, Pulse};
+use crate::supervision::{ChildKind, Observation, Observe, Pulse, beat};
 use crate::teardown::{Finish, Outcome, ReleaseLease, StepError, StepResult};
 use crate::trace::Deed;
 
@@ -162,6 +164,7 @@ impl Actor for LeaseRenewer {
             self.renew(ctx);
         }
         ctx.run_interval(RENEW_EVERY, |renewer, ctx| renewer.renew(ctx));
+        beat(ctx, ChildKind::LeaseRenewer, self.run.clone());
     }
 }
 
@@ -259,14 +262,22 @@ impl Handler<ReleaseLease> for LeaseRenewer {
     type Result = ResponseActFuture<Self, StepResult>;
 
     fn handle(&mut self, release: ReleaseLease, _: &mut Self::Context) -> Self::Result {
-        let Some(seed) = self.seed.clone() else {
-            return Box::pin(async { Ok(Finish::Skipped("no seed was leased".to_owned())) }.into_actor(self));
-        };
+        // A lease whose acquire had no answer may have been found, and put on record, after this actor began.
+        let on_record = || self.run.ledger.read(|r| r.run.as_ref().and_then(|of_run| of_run.seed.clone()));
+        let known = self.seed.clone().or_else(on_record);
         let lost = self.state == LeaseState::Lost;
         let refusal = withhold(&release);
         let (run, holder) = (self.run.clone(), self.holder.clone());
         let releasing = async move {
             run.step(ChildKind::LeaseRenewer, "release").await.map_err(StepError::new)?;
+            // An acquire without an answer may have been done all the same (INV-11).
+            let seed = match known {
+                Some(seed) => Some(seed),
+                None => unnoted_lease(&run).await.map_err(StepError::new)?,
+            };
+            let Some(seed) = seed else {
+                return Ok(Finish::Skipped("no seed was leased".to_owned()));
+            };
             if lost {
                 return Ok(Finish::Skipped(format!("the lease of seed {seed} was already lost")));
             }
@@ -293,6 +304,31 @@ impl Handler<ReleaseLease> for LeaseRenewer {
             }
             result
         }))
+    }
+}
+
+/// The seed whose lease this run has in the store without knowing it: the answer of its acquire was lost, with the actor
+/// or the process that asked. The holder was minted before and is on record, so the lease is found by it (T-103).
+pub(crate) async fn unnoted_lease(run: &RunContext) -> Result<Option<SeedId>, StoreError> {
+    let (wanted, holder) = run.ledger.read(|record| {
+        let of_run = record.run.as_ref();
+        let asked = record.config.seed().is_some() || of_run.is_some_and(|r| r.former_seed.is_some());
+        (asked && of_run.is_some_and(|r| r.seed.is_none()), of_run.map(|r| r.holder.clone()))
+    });
+    let Some(holder) = holder.filter(|_| wanted) else {
+        return Ok(None);
+    };
+    let mut page = PageRequest { cursor: None, limit: PageRequest::MAX };
+    loop {
+        let seeds = run.store.seeds.list(None, &page).await?;
+        let is_ours = |row: &&SeedRow| row.lease.as_ref().is_some_and(|lease| lease.holder == holder);
+        if let Some(row) = seeds.data.iter().find(is_ours) {
+            return Ok(Some(row.id.clone()));
+        }
+        match seeds.next_cursor {
+            Some(cursor) => page.cursor = Some(cursor),
+            None => return Ok(None),
+        }
     }
 }
 

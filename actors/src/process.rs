@@ -16,19 +16,20 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use piped::Piped;
 pub use piped::Pipes;
+use piped::{Piped, Stderr};
 
 use crate::session::RunContext;
-use crate::supervision::{ChildKind, Observation, Observe, Pulse};
+use crate::supervision::{ChildKind, Observation, Observe, Pulse, beat};
 use crate::teardown::{Finish, StepError, StepResult, StopAgent, StopStyle};
 use crate::trace::Deed;
 
 /// A look at the agent without being woken.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 
-/// Silence past this is loss.
-pub(crate) const PULSE_LIMIT: Duration = Duration::from_secs(45);
+/// Silence past this is loss. Short, because a hung one touches no heartbeat: found 5 s later at most, its successor has
+/// to hear of the next renewal, 10 s later at most, before the guard ends the agent at 45 s.
+pub(crate) const PULSE_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long an agent may take to flush and end by itself after SIGTERM or end-of-file (S-458, S-460); an idle one
 /// takes 0.03 s (LAB §9).
@@ -36,6 +37,12 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the kernel may take to end and reap what was killed.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Tries to stop an agent; what fails does so at once or, with the limits above, within 20 s.
+const STOP_TRIES: u32 = 2;
+
+/// The wait between two of them.
+const STOP_PAUSE: Duration = Duration::from_secs(1);
 
 /// A heartbeat for a renewal that was sent longer ago than this would promise more than the lease holds.
 const HEARTBEAT_AGE: Duration = Duration::from_secs(4);
@@ -60,6 +67,8 @@ pub struct Process {
     run: RunContext,
     session: Recipient<AgentEnded>,
     agent: Agent,
+    /// What an agent on our pipes said on standard error.
+    stderr: Option<Stderr>,
     pulse: Pulse,
     last_error: Option<String>,
     told: bool,
@@ -87,7 +96,8 @@ impl Process {
         known: Option<AgentIdentity>,
     ) -> Self {
         let agent = known.map_or(Agent::None, Agent::Guarded);
-        Self { run, session, agent, pulse, last_error: None, told: false, over: watch::Sender::new(false) }
+        let over = watch::Sender::new(false);
+        Self { run, session, agent, stderr: None, pulse, last_error: None, told: false, over }
     }
 
     /// Watches the file that the guard writes when the agent has ended.
@@ -162,22 +172,26 @@ impl Process {
             return;
         }
         info!(?who, %status, by_guard, "agent ended");
-        let run = self.run.clone();
+        self.agent = Agent::Ended;
         let session = self.session.clone();
-        let stderr = match std::mem::replace(&mut self.agent, Agent::Ended) {
-            Agent::Piped(piped) => Some(piped.stderr().bytes()),
-            _ => None,
-        };
+        let words = self.last_words(true);
         let over = self.over.clone();
         let telling = async move {
-            let stderr = match stderr {
-                Some(stderr) => stderr,
-                None => run.host.guard_stderr(&run.dir).await.unwrap_or_default(),
-            };
+            let stderr = words.await;
             session.do_send(AgentEnded { status, by_guard, stderr });
             over.send_replace(true);
         };
         ctx.spawn(telling.into_actor(self));
+    }
+
+    fn last_words(&self, to_the_end: bool) -> impl Future<Output = Bytes> + use<> {
+        let (run, stderr) = (self.run.clone(), self.stderr.clone());
+        async move {
+            match stderr {
+                Some(stderr) => stderr.last_words(to_the_end).await,
+                None => run.host.guard_stderr(&run.dir).await.unwrap_or_default(),
+            }
+        }
     }
 }
 
@@ -192,6 +206,7 @@ impl Actor for Process {
             process.check(ctx);
             process.touch_if_unleased(ctx);
         });
+        beat(ctx, ChildKind::Process, self.run.clone());
     }
 }
 
@@ -275,6 +290,7 @@ impl Handler<StartAgent> for Process {
                     None
                 }
                 Some((piped, pipes, exit)) => {
+                    process.stderr = Some(piped.stderr());
                     process.agent = Agent::Piped(piped);
                     ctx.spawn(exit.into_actor(process).map(move |status, process, ctx| {
                         process.ended(Some(identity), status, false, ctx);
@@ -335,30 +351,27 @@ impl Handler<CheckAgent> for Process {
     }
 }
 
-/// Asks what the agent last said on standard error, by somebody whose conversation with it broke. An agent that is about
-/// to end is given the time to do so: the session then hears of its end before this is answered.
+/// Asks what the agent last said on standard error, by somebody whose conversation with it broke.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Bytes")]
-pub struct LastWords;
+pub struct LastWords {
+    /// It seems to have ended, and is given the time to do so: the session then hears of its end before this is answered.
+    pub to_the_end: bool,
+}
 
 impl Handler<LastWords> for Process {
     type Result = ResponseActFuture<Self, Bytes>;
 
-    fn handle(&mut self, _: LastWords, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, LastWords { to_the_end }: LastWords, ctx: &mut Self::Context) -> Self::Result {
         self.check(ctx);
         let mut over = self.over.subscribe();
-        let run = self.run.clone();
-        let piped = match &self.agent {
-            Agent::Piped(piped) => Some(piped.stderr()),
-            Agent::None | Agent::Guarded(_) | Agent::Ended => None,
-        };
+        let words = self.last_words(to_the_end);
         let asking = async move {
-            // An agent that lives on is as good an answer.
-            let _ = tokio::time::timeout(END_LIMIT, over.wait_for(|over| *over)).await;
-            match piped {
-                Some(stderr) => stderr.bytes(),
-                None => run.host.guard_stderr(&run.dir).await.unwrap_or_default(),
+            if to_the_end {
+                // An agent that lives on is as good an answer.
+                let _ = tokio::time::timeout(END_LIMIT, over.wait_for(|over| *over)).await;
             }
+            words.await
         };
         Box::pin(asking.into_actor(self))
     }
@@ -381,7 +394,7 @@ impl Handler<StopAgent> for Process {
             run.step(ChildKind::Process, "stop_agent").await.map_err(StepError::new)?;
             let how = match piped {
                 Some(piped) => piped.stop(style, FLUSH_LIMIT, KILL_LIMIT).await.map_err(StepError::new)?,
-                None => stop_guarded(&*run.host, &run.dir, style).await?,
+                None => stop_guarded_surely(&run, style).await?,
             };
             run.did(Deed::AgentGone);
             Ok(how)
@@ -391,6 +404,18 @@ impl Handler<StopAgent> for Process {
             result
         }))
     }
+}
+
+/// Tries again where the host fails: an agent without proof of its end costs its seed and its workdir.
+async fn stop_guarded_surely(run: &RunContext, style: StopStyle) -> StepResult {
+    for _ in 1..STOP_TRIES {
+        match stop_guarded(&*run.host, &run.dir, style).await {
+            Err(problem) => warn!(%problem, "agent is not stopped yet"),
+            stopped => return stopped,
+        }
+        tokio::time::sleep(STOP_PAUSE).await;
+    }
+    stop_guarded(&*run.host, &run.dir, style).await
 }
 
 /// Ends the agent under the guard of this task directory, and proves that nothing of it is left. An error is the absence of

@@ -46,9 +46,10 @@ pub use requests::{
 use crate::events::Events;
 use crate::process::{CheckAgent, LastWords};
 use crate::settings::Settings;
-use crate::supervision::{ChildExit, ChildKind};
+use crate::supervision::{ChildExit, ChildKind, ExitReason, beat};
 use children::{AfterExit, Children, Crew, observe_all};
 use end::Cause;
+use launch::NotLaunched;
 use phase::{EndState, Phase};
 use record::Ledger;
 use status::SessionView;
@@ -166,8 +167,11 @@ impl Session {
         crew::complete(self, ctx)
     }
 
-    fn began(&mut self, result: Result<(), Cause>, ctx: &mut Context<Self>) {
+    fn began(&mut self, result: Result<(), NotLaunched>, ctx: &mut Context<Self>) {
         self.beginning_under_way = false;
+        if let Err(NotLaunched { still_at_it: Some(child), .. }) = &result {
+            self.children.discard(*child);
+        }
         let pending = self.ledger.read(|record| record.phase == Phase::Stopping);
         match result {
             _ if self.detaching => {}
@@ -178,7 +182,7 @@ impl Session {
                 self.save(ctx);
                 self.publish();
             }
-            Err(cause) => self.end(cause, ctx),
+            Err(failed) => self.end(failed.cause, ctx),
         }
     }
 }
@@ -207,6 +211,7 @@ impl Actor for Session {
             }
         }
         ctx.run_interval(HEALTH_EVERY, Self::look_after_children);
+        beat(ctx, ChildKind::Session, self.run.clone());
         self.publish();
     }
 }
@@ -246,7 +251,12 @@ impl Handler<ChildExit> for Session {
             }
             AfterExit::Restart(_) if crew::is_irreplaceable(self, exit.kind) => {
                 let cause = Cause::failed(format!("{} failed: {}", exit.kind, exit.reason));
-                self.end_unless_the_agent_has(cause, ctx);
+                match (exit.kind, exit.reason) {
+                    (ChildKind::ConversationReader, ExitReason::Failed(_)) => {
+                        self.end_unless_the_agent_has(cause, ctx);
+                    }
+                    _ => self.end(cause, ctx),
+                }
             }
             AfterExit::Restart(wait) => {
                 let kind = exit.kind;
@@ -268,7 +278,7 @@ impl Session {
     /// Ends the run for a conversation that cannot be taken up again. What broke it may be the agent's end, which is the
     /// better reason and comes first if it comes at all.
     fn end_unless_the_agent_has(&mut self, cause: Cause, ctx: &mut Context<Self>) {
-        let asking = self.crew(ctx).process.send(LastWords);
+        let asking = self.crew(ctx).process.send(LastWords { to_the_end: true });
         ctx.spawn(asking.into_actor(self).map(|_, session, ctx| session.end(cause, ctx)));
     }
 

@@ -25,7 +25,7 @@ use self::seed_logins::Logins;
 use crate::error::SessionError;
 use crate::events::Events;
 use crate::session::phase::{Phase, Request, State};
-use crate::session::record::{Ledger, RunRecord, SessionRecord};
+use crate::session::record::{Ledger, NewestBefore, RunRecord, SessionRecord, of_run};
 use crate::session::status::SessionView;
 use crate::session::{
     Beginning, Detach, IsPiped, RunContext, Session, SessionEnded, SessionParts, StopMode, StopSession,
@@ -166,7 +166,13 @@ impl Handler<Reconcile> for Sessions {
             let found = rows.len();
             for row in rows {
                 match SessionRecord::read(&row) {
-                    Ok(record) => root.take_up(record, row.rev, Beginning::Recover, ctx),
+                    Ok(mut record) => {
+                        // Its agent was not proven gone: that is tried again, whatever runs of it is not adopted.
+                        if record.phase == Phase::Lost {
+                            record.walk_again();
+                        }
+                        root.take_up(record, row.rev, Beginning::Recover, ctx);
+                    }
                     // Its workdir and its lease's mark stay as they are; nothing is wiped on a guess.
                     Err(problem) => error!(session = %row.id, %problem, "record cannot be read, the session is left alone"),
                 }
@@ -203,7 +209,17 @@ impl Handler<Launch> for Sessions {
             checked?;
             let config = settings.defaults.under(&launch.config)?;
             let record = new_record(launch.name, launch.labels, launch.host, config);
-            match settings.store.records.insert(record.first_row()?, launch.idempotency).await? {
+            let inserted = match settings.store.records.insert(record.first_row()?, launch.idempotency).await
+            {
+                // It may be there all the same, and nobody would begin its run.
+                Err(unknown @ (StoreError::Unavailable { .. } | StoreError::TimedOut { .. })) => {
+                    let run = record.run.as_ref().map(|run| run.id.clone());
+                    let there = of_run(&settings.store, &record.id, &run).await?;
+                    there.map(|_| Inserted::New).ok_or(unknown)
+                }
+                inserted => inserted,
+            };
+            match inserted? {
                 Inserted::New => Ok((record, true)),
                 Inserted::KeyReused => Err(SessionError::KeyReused),
                 Inserted::Same(id) => {
@@ -353,6 +369,7 @@ fn new_run(session: &SessionId) -> RunRecord {
         was_live: false,
         resumed_from: None,
         resume_thread: None,
+        newest_before: NewestBefore::None,
     }
 }
 
@@ -387,7 +404,14 @@ impl Handler<Resume> for Sessions {
             prepare_resume(&settings, &mut record, resume.snapshot).await?;
             let first = record.first_row()?;
             row = optio_store::RecordRow { rev: row.rev, ..first };
-            let rev = settings.store.records.update(row).await?;
+            let rev = match settings.store.records.update(row).await {
+                Ok(rev) => rev,
+                Err(unknown @ (StoreError::Unavailable { .. } | StoreError::TimedOut { .. })) => {
+                    let run = record.run.as_ref().map(|run| run.id.clone());
+                    of_run(&settings.store, &record.id, &run).await?.ok_or(unknown)?.rev
+                }
+                Err(problem) => return Err(problem.into()),
+            };
             let view = SessionView::of(&record, 0);
             address.do_send(StartRun { record: Box::new(record), rev });
             Ok(view)
@@ -406,6 +430,7 @@ async fn prepare_resume(
         return refuse("it was made without resume support");
     }
     let snapshots = settings.store.snapshots.list(&record.id).await?;
+    let newest_before = NewestBefore::of(&snapshots);
     let snapshot = match &wanted {
         Some(id) => snapshots.into_iter().find(|row| &row.id == id),
         None => snapshots.into_iter().next(),
@@ -420,6 +445,7 @@ async fn prepare_resume(
     let from_workdir = wanted.is_none() && record.workdir_kept.is_some();
     let last = record.run.take();
     let mut run = new_run(&record.id);
+    run.newest_before = newest_before;
     run.former_seed = last.as_ref().and_then(|last| last.seed.clone().or(last.former_seed.clone()));
     if from_workdir {
         run.resume_thread = last.filter(|last| last.had_turn).and_then(|last| last.thread_id);
@@ -515,6 +541,20 @@ impl Handler<ChildExit> for Sessions {
         if live.revived.len() > REVIVALS {
             error!(session = %id, "session actor dies again and again, it is left for the next start");
             self.live.remove(&id);
+            let settings = self.settings.clone();
+            let why = format!(
+                "its supervisor died {} times ({}); it is left as it is for the next start of the service",
+                REVIVALS + 1,
+                exit.reason
+            );
+            let telling = async move {
+                match settings.store.journal.open(id.as_str()).await {
+                    Ok(stream) => Events::new(id, stream, settings.service_stream.clone())
+                        .tell("attention", &json!({ "reason": why })),
+                    Err(problem) => error!(session = %id, %problem, "journal cannot be opened"),
+                }
+            };
+            ctx.spawn(telling.into_actor(self));
             return;
         }
         let settings = self.settings.clone();

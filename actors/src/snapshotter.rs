@@ -15,7 +15,7 @@ use crate::login::account_of;
 use crate::session::RunContext;
 use crate::session::phase::EndState;
 use crate::session::record::SessionRecord;
-use crate::supervision::{ChildKind, Observation, Observe, Pulse};
+use crate::supervision::{ChildKind, Observation, Observe, Pulse, beat};
 use crate::teardown::{CaptureSeed, CaptureSnapshot, Finish, Step, StepError, StepResult};
 use crate::trace::Deed;
 
@@ -60,6 +60,7 @@ impl Actor for Snapshotter {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(BEAT, |snapshotter, _| snapshotter.pulse.touch());
+        beat(ctx, ChildKind::Snapshotter, self.run.clone());
     }
 }
 
@@ -92,17 +93,10 @@ impl Handler<Restore> for Snapshotter {
             run.step(ChildKind::Snapshotter, "restore").await?;
             let row = run.store.snapshots.get(&id).await?;
             let row = row.ok_or_else(|| StoreError::NotFound { what: "snapshot", id: id.to_string() })?;
-            let codec = match row.codec.as_str() {
-                "gzip" => Codec::Gzip,
-                "zstd" => Codec::Zstd,
-                other => {
-                    return Err(StoreError::Damaged {
-                        what: format!("snapshot {id}"),
-                        why: format!("codec {other:?} is not known"),
-                    }
-                    .into());
-                }
-            };
+            let codec = codec_of(&row.codec).ok_or_else(|| StoreError::Damaged {
+                what: format!("snapshot {id}"),
+                why: format!("codec {:?} is not known", row.codec),
+            })?;
             let archive = run.store.snapshots.open(&id).await?;
             // What the store finds wrong half way must stop the extraction, not end it.
             let archive =
@@ -216,6 +210,14 @@ impl Handler<CaptureSnapshot> for Snapshotter {
     }
 }
 
+fn codec_of(word: &str) -> Option<Codec> {
+    match word {
+        "gzip" => Some(Codec::Gzip),
+        "zstd" => Some(Codec::Zstd),
+        _ => None,
+    }
+}
+
 /// Why no snapshot is due: a run that never came up must not shadow an earlier one (S-322, S-466, T-179).
 fn snapshot_refusal(record: &SessionRecord) -> Option<String> {
     if !record.config.supports_resume() {
@@ -227,20 +229,22 @@ fn snapshot_refusal(record: &SessionRecord) -> Option<String> {
 
 async fn capture_workdir(run: &RunContext) -> StepResult {
     // Begun by an earlier process, and perhaps finished: one run stores one snapshot.
-    let earlier = run.store.snapshots.list(&run.session).await.map_err(StepError::new)?;
-    let since = run.ledger.read(|r| r.run.as_ref().map(|of_run| of_run.started_at));
-    if let Some(row) = earlier.first().filter(|row| Some(row.captured_at) > since) {
+    let stored = run.store.snapshots.list(&run.session).await.map_err(StepError::new)?;
+    let before = run.ledger.read(|r| r.run.as_ref().map(|of_run| of_run.newest_before.clone()));
+    if let Some(row) = before.unwrap_or_default().own(&stored) {
         run.did(Deed::SnapshotStored);
         return Ok(Finish::Done(format!("snapshot {} is on record", row.id)));
     }
-    let (patterns, about) = run.ledger.read(|record| (excludes(record), about(record)));
-    let mut about = about;
+    // Whoever shares the store must be able to read it.
+    let word = run.store.snapshots.codec();
+    let codec = codec_of(word).ok_or_else(|| StepError::new(format!("codec {word:?} is not known")))?;
+    let (patterns, mut about) = run.ledger.read(|record| (excludes(record), about(record, word)));
     if about.thread_id.is_some() && !has_rollout(run, about.thread_id.as_deref()).await {
         warn!("thread has no rollout, a resume will begin a new one");
         about.thread_id = None;
     }
     let excludes = Excludes::new(patterns).map_err(StepError::new)?;
-    let mut archive = run.host.archive(&run.dir, excludes, Codec::Zstd).await.map_err(StepError::new)?;
+    let mut archive = run.host.archive(&run.dir, excludes, codec).await.map_err(StepError::new)?;
     let mut writer = run.store.snapshots.begin().await.map_err(StepError::new)?;
     while let Some(chunk) = archive.next().await {
         writer.write(chunk.map_err(StepError::new)?).await.map_err(StepError::new)?;
@@ -261,7 +265,7 @@ fn excludes(record: &SessionRecord) -> Vec<String> {
     record.config.effective_excludes(seeded)
 }
 
-fn about(record: &SessionRecord) -> NewSnapshot {
+fn about(record: &SessionRecord, codec: &str) -> NewSnapshot {
     let run = record.run.as_ref();
     NewSnapshot {
         session: record.id.clone(),
@@ -271,7 +275,7 @@ fn about(record: &SessionRecord) -> NewSnapshot {
         thread_id: run.and_then(|r| {
             r.thread_id.clone().filter(|id| r.had_turn || r.resume_thread.as_ref() == Some(id))
         }),
-        codec: "zstd".to_owned(),
+        codec: codec.to_owned(),
         seed: run.and_then(|r| r.seed.clone()),
     }
 }

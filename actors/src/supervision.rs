@@ -5,17 +5,19 @@
 //! §2.3). So a parent starts its children with [`spawn_child`], which fences them: whatever happens inside, the
 //! parent gets exactly one [`ChildExit`].
 
+mod beat;
 mod fence;
 mod pulse;
 
 use actix::prelude::*;
 use serde::Serialize;
 
+pub(crate) use beat::beat;
 pub use fence::{ChildExit, ChildHandle, ChildId, ExitReason, ExitSlot, spawn_child};
 pub use pulse::Pulse;
 
-/// The children of a session, and the sessions and logins as children of the root: the names that traces, faults, restart rules
-/// and the actor page use.
+/// The children of a session, and the sessions and logins as children of the root: the names that traces, faults, restart
+/// rules and the actor page use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChildKind {

@@ -95,7 +95,7 @@ impl Step {
     }
 
     /// How long a child may take before the outcome counts as unknown.
-    pub fn limit(self) -> Duration {
+    pub const fn limit(self) -> Duration {
         Duration::from_secs(match self {
             Self::Close | Self::Disconnect => 10,
             // SIGTERM 10 s, SIGKILL and proof 10 s, leftovers 10 s, and the interrupt before it.

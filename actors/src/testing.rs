@@ -4,14 +4,13 @@
 mod agent;
 mod check;
 mod life;
+mod logins;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use bytes::Bytes;
-use optio_codex_protocol::auth;
 use optio_codex_protocol::config::SessionConfig;
 use optio_codex_protocol::requests::Input;
 use optio_host::fake::FakeHost;
@@ -19,7 +18,7 @@ use optio_host::faulty::FaultyHost;
 use optio_host::{CodexBinary, Host, TaskDir, TaskId};
 use optio_store::faulty::FaultyStore;
 use optio_store::memory::MemoryStore;
-use optio_store::{MemoryJournal, NewSeed, SeedFiles, SeedId, Seeds, SessionId};
+use optio_store::{MemoryJournal, SessionId};
 use serde_json::{Value, json};
 
 pub use agent::{Behaviour, CODE, FakeAgents, login};
@@ -28,7 +27,6 @@ use crate::conversation::Delivered;
 use crate::error::SessionError;
 use crate::events::SERVICE_STREAM;
 use crate::faults::Faults;
-use crate::login::account_of;
 use crate::service::Service;
 use crate::session::phase::State;
 use crate::session::status::SessionView;
@@ -139,20 +137,6 @@ impl World {
     pub async fn leave(&self, on_exit: OnExit) {
         self.service().drain(on_exit).await;
         self.crash();
-    }
-
-    /// Stores the login of a new account as a seed.
-    pub async fn seed(&self, account: &str) -> SeedId {
-        self.seed_in(account, None).await
-    }
-
-    /// The same, in a pool.
-    pub async fn seed_in(&self, account: &str, pool: Option<&str>) -> SeedId {
-        let auth_json = login(account, 1);
-        let account = account_of(&auth::read(&auth_json));
-        let files = SeedFiles(BTreeMap::from([(SeedFiles::AUTH.to_owned(), auth_json)]));
-        let seed = NewSeed { files, account, pool: pool.map(str::to_owned), metadata: Default::default() };
-        self.memory.import(seed).await.expect("a seed of a new account is taken").id
     }
 
     /// Asks for a session; `config` adds to what every conversation needs.
@@ -310,11 +294,6 @@ impl World {
         self.host.task_dir(&TaskId::new(id.as_str()).expect("session ids are task ids"))
     }
 
-    /// Replaces a session's login on disk, as its agent would.
-    pub fn rotate(&self, id: &SessionId) -> Bytes {
-        self.agents.rotate(&self.host, &self.dir(id).workdir().join("home/.codex"))
-    }
-
     /// Everything that was done, in order.
     pub fn deeds(&self) -> Vec<Traced> {
         self.trace.deeds()
@@ -326,10 +305,14 @@ impl World {
     }
 }
 
-/// Lets some time pass between two looks: little at first, more where a limit of minutes has to run out.
+/// Lets some time pass between two looks: little at first, more where limits of minutes have to run out.
 async fn pause(looks: &mut u32) {
     *looks += 1;
-    let millis = if *looks < 100 { 10 } else { 500 };
+    let millis = match *looks {
+        ..100 => 10,
+        100..1000 => 500,
+        1000.. => 5000,
+    };
     tokio::time::sleep(Duration::from_millis(millis)).await;
 }
 

@@ -21,23 +21,42 @@ pub struct Pipes {
     pub stdout: Box<dyn AsyncRead + Send + Unpin>,
 }
 
-/// The last bytes of a stream.
-#[derive(Clone, Default)]
-pub(super) struct Tail(Arc<Mutex<Vec<u8>>>);
+/// How long the last words of an agent that has ended may be on their way through its pipe.
+const WORDS_LIMIT: Duration = Duration::from_secs(1);
 
-impl Tail {
-    async fn fill(self, mut from: Box<dyn AsyncRead + Send + Unpin>) {
-        let mut chunk = vec![0; 8 * 1024];
-        while let Ok(n @ 1..) = from.read(&mut chunk).await {
-            let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            tail.extend_from_slice(&chunk[..n]);
-            let over = tail.len().saturating_sub(STDERR_TAIL);
-            tail.drain(..over);
-        }
+/// The last bytes of an agent's standard error. Readable also after its end.
+#[derive(Clone)]
+pub(super) struct Stderr {
+    tail: Arc<Mutex<Vec<u8>>>,
+    /// Ends when the stream has.
+    drained: watch::Receiver<()>,
+}
+
+impl Stderr {
+    fn read(mut from: Box<dyn AsyncRead + Send + Unpin>) -> Self {
+        let (open, drained) = watch::channel(());
+        let tail = Arc::<Mutex<Vec<u8>>>::default();
+        let filled = tail.clone();
+        actix_rt::spawn(async move {
+            let _open = open;
+            let mut chunk = vec![0; 8 * 1024];
+            while let Ok(n @ 1..) = from.read(&mut chunk).await {
+                let mut tail = filled.lock().unwrap_or_else(PoisonError::into_inner);
+                tail.extend_from_slice(&chunk[..n]);
+                let over = tail.len().saturating_sub(STDERR_TAIL);
+                tail.drain(..over);
+            }
+        });
+        Self { tail, drained }
     }
 
-    pub(super) fn bytes(&self) -> Bytes {
-        Bytes::from(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    /// What it last said. With `to_the_end`, an agent that seems to have ended may finish.
+    pub(super) async fn last_words(mut self, to_the_end: bool) -> Bytes {
+        if to_the_end {
+            // The stream's end is an error of `changed`; one that lives has said what it has said.
+            let _ = tokio::time::timeout(WORDS_LIMIT, self.drained.changed()).await;
+        }
+        Bytes::from(self.tail.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
@@ -46,7 +65,7 @@ pub(super) struct Piped {
     identity: AgentIdentity,
     signals: mpsc::Sender<Signal>,
     exited: watch::Receiver<Option<ExitStatus>>,
-    stderr: Tail,
+    stderr: Stderr,
 }
 
 impl Piped {
@@ -60,8 +79,7 @@ impl Piped {
         command.cwd = Some(run.dir.workdir());
         let child = run.host.spawn(command).await?;
         let identity = child.process.identity();
-        let stderr = Tail::default();
-        actix_rt::spawn(stderr.clone().fill(child.stderr));
+        let stderr = Stderr::read(child.stderr);
         let (signals, orders) = mpsc::channel(4);
         let (tell, exited) = watch::channel(None);
         let (ended, exit) = oneshot::channel();
@@ -75,8 +93,7 @@ impl Piped {
         self.identity
     }
 
-    /// What it says on standard error, also after it has ended.
-    pub(super) fn stderr(&self) -> Tail {
+    pub(super) fn stderr(&self) -> Stderr {
         self.stderr.clone()
     }
 

@@ -117,8 +117,9 @@ impl Session {
             (self.ledger.clone(), self.events.clone(), self.settings.root.get().cloned());
         let session = self.id().clone();
         let closing = async move {
-            if let Err(problem) = ledger.save().await {
-                // Unfinished on record, it is taken up again at the next start, where every step finds itself done.
+            // The actor stays until then, so that nobody is told that the run is over by one and that it runs by the other.
+            // A service that ends meanwhile takes it up again at its next start, where every step finds itself done.
+            if let Err(problem) = ledger.save_for_certain().await {
                 warn!(%problem, "end of the run is not on record");
             }
             if let Err(problem) = events.stream().flush().await {
@@ -188,7 +189,7 @@ impl Handler<AskHands> for Session {
 impl Handler<NoteStep> for Session {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, NoteStep { step, noted }: NoteStep, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, NoteStep { step, noted }: NoteStep, ctx: &mut Self::Context) -> Self::Result {
         let now = Timestamp::now();
         let view = self.ledger.edit(|record| {
             let found = record.teardown.iter_mut().find(|s| s.step == step)?;
@@ -205,13 +206,19 @@ impl Handler<NoteStep> for Session {
             Noted::Began => Deed::StepBegan { step },
             Noted::Ended(outcome) => Deed::StepEnded { step, outcome },
         });
+        // A store that does not answer takes its whole limit for each note: an agent whose lease is lost has to be gone
+        // before (INV-08), and the next process looks whether it is.
+        let in_a_hurry = self.ledger.read(|r| r.style == Some(StopStyle::Fence)) && step <= Step::StopAgent;
+        if in_a_hurry {
+            self.save(ctx);
+        }
         let (ledger, run, seam) = (self.ledger.clone(), self.run.clone(), format!("note_{step}"));
         let noting = async move {
             // Killed here, a process has begun (or done) a step that is not on record: the crash tests come here.
             if let Err(injected) = run.step(ChildKind::Session, &seam).await {
                 warn!(%injected, "session fails between two steps");
             }
-            if let Err(problem) = ledger.save().await {
+            if !in_a_hurry && let Err(problem) = ledger.save().await {
                 warn!(%step, %problem, "step is not on record");
             }
         };

@@ -39,13 +39,15 @@ impl Handler<LeaseFact> for Session {
 
 impl Session {
     pub(super) fn lease_is_lost(&mut self, why: &str, ctx: &mut Context<Self>) {
-        let seed = self.ledger.edit(|record| {
-            let run = record.run.as_mut()?;
-            run.lease_lost = true;
-            run.seed.clone()
+        let (seed, known) = self.ledger.edit(|record| {
+            let run = record.run.as_mut().expect("a session actor exists only for a run on record");
+            (run.seed.clone(), std::mem::replace(&mut run.lease_lost, true))
         });
         self.crew(ctx).watcher.do_send(StopSaving);
-        self.events.tell("seed.lost", &json!({ "seed": seed, "reason": why }));
+        // The renewer and a save may both hear of it.
+        if !known {
+            self.events.tell("seed.lost", &json!({ "seed": seed, "reason": why }));
+        }
         self.save(ctx);
         self.end(Cause::lease_lost(why), ctx);
     }

@@ -8,6 +8,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -38,6 +39,8 @@ use crate::login::account_of;
 use crate::process::{AgentLaunch, LastWords, Pipes, StartAgent, Transport};
 use crate::settings::{LEASED_KILL_AFTER, LEASED_TERM_AFTER, Settings};
 use crate::snapshotter::{Restore, RestoreError};
+use crate::supervision::ChildKind;
+use crate::teardown::Step;
 use crate::trace::Deed;
 
 /// Directories without which codex does not work (S-236).
@@ -46,6 +49,19 @@ const HOME_DIRS: [&str; 5] =
 
 /// Largest config file that is edited.
 const CONFIG_LIMIT: u64 = 1 << 20;
+
+/// How long a step may take that asks the host, the store or an actor for small things: several of their own limits.
+const STEP_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long the workdir may take: a restore has the room that its capture had.
+const WORKDIR_LIMIT: Duration = Step::CaptureSnapshot.limit();
+
+/// How long the conversation may take to come up: dial, upgrade and handshake, each with a limit of its own.
+pub(super) const ATTACH_LIMIT: Duration = Duration::from_secs(100);
+
+/// How long an end that comes meanwhile waits for the step under way. Short: an agent whose lease is lost at 45 s has
+/// to be gone before 60 s (INV-08).
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Why a run could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -63,12 +79,22 @@ enum LaunchError {
     Restore(#[from] RestoreError),
     #[error("the conversation did not come up: {problem}{said}")]
     Attach { problem: AttachError, said: String },
-    #[error("the conversation broke off before it came up{said}")]
+    #[error("the conversation reader died during the launch{said}")]
     BrokeOff { said: String },
     #[error("{0}")]
     Unusable(String),
     #[error("{0} died during the launch")]
     Died(&'static str),
+    #[error("{doing} did not end within {limit:?}")]
+    Endless { doing: &'static str, limit: Duration, child: ChildKind },
+}
+
+/// A launch that did not succeed.
+pub(super) struct NotLaunched {
+    /// Why.
+    pub cause: Cause,
+    /// The child that may still be at it, and must not finish what the teardown undoes.
+    pub still_at_it: Option<ChildKind>,
 }
 
 /// Starts the run that is on record.
@@ -77,11 +103,15 @@ pub(super) async fn launch(
     run: RunContext,
     crew: Crew,
     stop: CancellationToken,
-) -> Result<(), Cause> {
+) -> Result<(), NotLaunched> {
     let launch = Launching { settings, run, crew, stop };
     launch.all().await.map_err(|problem| {
         warn!(%problem, "run did not start");
-        Cause::failed(problem.to_string())
+        let still_at_it = match &problem {
+            LaunchError::Endless { child, .. } => Some(*child),
+            _ => None,
+        };
+        NotLaunched { cause: Cause::failed(problem.to_string()), still_at_it }
     })
 }
 
@@ -94,28 +124,51 @@ struct Launching {
 
 impl Launching {
     async fn all(&self) -> Result<(), LaunchError> {
-        self.go_on()?;
-        ask("the host link", self.crew.host_link.send(Connect)).await??;
-        self.go_on()?;
-        self.workdir().await?;
-        self.go_on()?;
-        let codex = self.codex().await?;
-        self.go_on()?;
-        self.login().await?;
-        self.go_on()?;
-        self.texts().await?;
-        self.go_on()?;
-        let pipes = self.agent(codex).await?;
-        self.go_on()?;
-        let attached = self.converse(pipes).await?;
-        self.go_on()?;
-        self.first_turn(&attached).await;
-        Ok(())
+        use ChildKind::{ConversationReader, HostLink, LeaseRenewer, Process, Snapshotter};
+        self.step("reaching the host", STEP_LIMIT, HostLink, self.connect()).await?;
+        self.step("preparing the workdir", WORKDIR_LIMIT, Snapshotter, self.workdir()).await?;
+        let codex = self.step("finding codex", STEP_LIMIT, HostLink, self.codex()).await?;
+        self.step("leasing the seed", STEP_LIMIT, LeaseRenewer, self.login()).await?;
+        self.step("writing the instructions", STEP_LIMIT, HostLink, self.texts()).await?;
+        let pipes = self.step("starting the agent", STEP_LIMIT, Process, self.agent(codex)).await?;
+        let conversing = self.converse(pipes);
+        let attached =
+            self.step("attaching the conversation", ATTACH_LIMIT, ConversationReader, conversing).await?;
+        let first = async {
+            self.first_turn(&attached).await;
+            Ok(())
+        };
+        self.step("sending the first message", STEP_LIMIT, ConversationReader, first).await
     }
 
-    /// Goes no further once somebody has stopped the run (S-190).
-    fn go_on(&self) -> Result<(), LaunchError> {
-        if self.stop.is_cancelled() { Err(LaunchError::Stopped) } else { Ok(()) }
+    /// One step, unless somebody has stopped the run (S-190). A stop that comes meanwhile waits a little for it, so that
+    /// its outcome does not come after the steps that undo it; a hung `child` is the teardown's to replace.
+    async fn step<T>(
+        &self,
+        doing: &'static str,
+        limit: Duration,
+        child: ChildKind,
+        step: impl Future<Output = Result<T, LaunchError>>,
+    ) -> Result<T, LaunchError> {
+        if self.stop.is_cancelled() {
+            return Err(LaunchError::Stopped);
+        }
+        let given_up = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(STOP_GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            ended = tokio::time::timeout(limit, step) => {
+                ended.unwrap_or(Err(LaunchError::Endless { doing, limit, child }))
+            }
+            () = given_up => Err(LaunchError::Endless { doing, limit: STOP_GRACE, child }),
+        }
+    }
+
+    async fn connect(&self) -> Result<(), LaunchError> {
+        ask("the host link", self.crew.host_link.send(Connect)).await??;
+        Ok(())
     }
 
     async fn save(&self) -> Result<(), LaunchError> {
@@ -320,19 +373,20 @@ impl Launching {
         let attached = match attached {
             Ok(Ok(attached)) => attached,
             Ok(Err(problem)) => {
-                return Err(LaunchError::Attach { problem, said: self.last_words().await });
+                let said = self.last_words(!matches!(problem, AttachError::TimedOut)).await;
+                return Err(LaunchError::Attach { problem, said });
             }
             // The reader exits without an answer when the wire breaks under it.
-            Err(_) => return Err(LaunchError::BrokeOff { said: self.last_words().await }),
+            Err(_) => return Err(LaunchError::BrokeOff { said: self.last_words(true).await }),
         };
         went_live(&self.run, &attached).await?;
         Ok(attached)
     }
 
     /// What the agent last said on standard error: an agent that fails to come up says why there.
-    async fn last_words(&self) -> String {
+    async fn last_words(&self, to_the_end: bool) -> String {
         // A process actor that died is another exit, which the session hears of.
-        let stderr = self.crew.process.send(LastWords).await.unwrap_or_default();
+        let stderr = self.crew.process.send(LastWords { to_the_end }).await.unwrap_or_default();
         last_words(&stderr).map(|words| format!("; the agent last said: {words}")).unwrap_or_default()
     }
 

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use optio_codex_protocol::config::SessionConfig;
 use optio_host::AgentIdentity;
-use optio_store::{Holder, RecordRow, RunId, SeedId, SessionId, SnapshotId, Store, StoreError};
+use optio_store::{Holder, RecordRow, RunId, SeedId, SessionId, SnapshotId, SnapshotRow, Store, StoreError};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::approvals::Approval;
 use super::phase::{EndState, Phase, State};
@@ -96,6 +97,42 @@ pub struct RunRecord {
     pub resumed_from: Option<SnapshotId>,
     /// The thread that snapshot said to resume.
     pub resume_thread: Option<String>,
+    /// The session's newest snapshot when the run began: a newest one with another id is this run's own.
+    #[serde(default)]
+    pub newest_before: NewestBefore,
+}
+
+/// Which snapshot was a session's newest when a run of it began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NewestBefore {
+    /// The run is on record since before this was.
+    #[default]
+    Unknown,
+    /// There was none.
+    None,
+    /// This one.
+    Snapshot(SnapshotId),
+}
+
+impl NewestBefore {
+    /// Of the session's snapshots, newest first, as they are when the run begins.
+    pub fn of(snapshots: &[SnapshotRow]) -> Self {
+        snapshots.first().map_or(Self::None, |row| Self::Snapshot(row.id.clone()))
+    }
+
+    /// The snapshot that the run itself has stored, of those there are now, newest first. Ids are compared, not times:
+    /// the store's clock may be ahead of ours, and what the run began from would pass for what it made (INV-45). Where
+    /// it is not known, none is its own: one snapshot too many costs room, one too few costs work.
+    pub fn own<'a>(&self, snapshots: &'a [SnapshotRow]) -> Option<&'a SnapshotRow> {
+        let newest = snapshots.first()?;
+        let own = match self {
+            Self::Unknown => false,
+            Self::None => true,
+            Self::Snapshot(before) => *before != newest.id,
+        };
+        own.then_some(newest)
+    }
 }
 
 /// What is on record of an agent.
@@ -131,6 +168,16 @@ impl SessionRecord {
         let pending = |step| StepRecord { step, started_at: None, ended_at: None, outcome: None };
         self.teardown = Step::ALL.into_iter().map(pending).collect();
         self.style = Some(style);
+        self.phase = Phase::Stopping;
+    }
+
+    /// Puts a lost session back to the first step that did not end well. That step and all after it are walked again.
+    pub fn walk_again(&mut self) {
+        let unwell = |step: &StepRecord| !step.outcome.as_ref().is_some_and(Outcome::is_settled_well);
+        let from = self.teardown.iter().position(unwell).unwrap_or(self.teardown.len());
+        for step in &mut self.teardown[from..] {
+            (step.started_at, step.ended_at, step.outcome) = (None, None, None);
+        }
         self.phase = Phase::Stopping;
     }
 
@@ -198,6 +245,26 @@ const SAVE_LIMIT: Duration = Duration::from_secs(10);
 /// The wait between two tries.
 const SAVE_PAUSE: Duration = Duration::from_millis(200);
 
+/// The first wait before an end that could not be put on record is tried again; doubles to [`CERTAIN_PAUSE_MAX`].
+const CERTAIN_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// The longest of these waits.
+const CERTAIN_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// The stored row of a session, if it is this run's. A write without an answer may have been done: whoever makes the run
+/// is the one writer of its record, so what stands there of it was written by them.
+pub(crate) async fn of_run(
+    store: &Store,
+    id: &SessionId,
+    run: &Option<RunId>,
+) -> Result<Option<RecordRow>, StoreError> {
+    let Some(row) = store.records.get(id).await? else {
+        return Ok(None);
+    };
+    let written_by = SessionRecord::read(&row)?.run.map(|run| run.id);
+    Ok((written_by == *run).then_some(row))
+}
+
 /// The record in memory and its way to the store. The session is its one writer; children read.
 pub struct Ledger {
     record: Mutex<Edited>,
@@ -242,15 +309,28 @@ impl Ledger {
         if stored.edits >= wanted && stored.edits > 0 {
             return Ok(());
         }
-        let (row, edits) = {
+        let (mut row, edits) = {
             let edited = self.record.lock().unwrap_or_else(PoisonError::into_inner);
             (edited.record.row(stored.rev)?, edited.edits)
         };
+        let run = self.read(|record| record.run.as_ref().map(|run| run.id.clone()));
         let trying = async {
             loop {
                 match self.store.records.update(row.clone()).await {
                     Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. }) => {
                         tokio::time::sleep(SAVE_PAUSE).await;
+                    }
+                    // Ours, if this run wrote it: a write whose answer was lost.
+                    Err(conflict @ StoreError::Conflict { .. }) => {
+                        match of_run(&self.store, &row.id, &run).await {
+                            Ok(Some(stored)) if stored.body == row.body => return Ok(stored.rev),
+                            Ok(Some(stored)) if stored.rev != row.rev => row.rev = stored.rev,
+                            Ok(Some(_) | None) => return Err(conflict),
+                            Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. }) => {
+                                tokio::time::sleep(SAVE_PAUSE).await;
+                            }
+                            Err(problem) => return Err(problem),
+                        }
                     }
                     ended => return ended,
                 }
@@ -261,5 +341,66 @@ impl Ledger {
             .map_err(|_| StoreError::TimedOut { what: "session record", limit: SAVE_LIMIT })??;
         *stored = Stored { rev, edits };
         Ok(())
+    }
+
+    /// Saves for as long as it takes: what is on record must become true once the store is back (INV-52). Ends early
+    /// only with an error that time does not mend.
+    pub async fn save_for_certain(&self) -> Result<(), StoreError> {
+        let mut pause = CERTAIN_PAUSE_MIN;
+        loop {
+            match self.save().await {
+                Err(problem @ (StoreError::Unavailable { .. } | StoreError::TimedOut { .. })) => {
+                    warn!(%problem, again_in = ?pause, "session record is not saved yet");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(CERTAIN_PAUSE_MAX);
+                }
+                ended => return ended,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> SnapshotRow {
+        SnapshotRow {
+            id: SnapshotId::mint(),
+            session: SessionId::mint(),
+            captured_at: Timestamp::UNIX_EPOCH,
+            end_state: "done".to_owned(),
+            thread_id: None,
+            codec: "zstd".to_owned(),
+            seed: None,
+            len: 0,
+            sha256: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_a_run_began_from_is_not_its_own() {
+        let mut stored = vec![snapshot(), snapshot()];
+        let before = NewestBefore::of(&stored);
+        assert_eq!(before.own(&stored), None);
+        stored.insert(0, snapshot());
+        assert_eq!(before.own(&stored), Some(&stored[0]));
+        // Retention removed all the older ones.
+        assert_eq!(before.own(&stored[..1]), Some(&stored[0]));
+        assert_eq!(NewestBefore::of(&[]).own(&stored), Some(&stored[0]));
+        assert_eq!(NewestBefore::of(&[]).own(&[]), None);
+    }
+
+    #[test]
+    fn a_record_from_before_the_ids_were_kept_takes_no_snapshot_for_its_own() {
+        let mut old = serde_json::json!({
+            "id": RunId::mint(), "started_at": Timestamp::UNIX_EPOCH, "holder": Holder::mint(&SessionId::mint()),
+            "lease_lost": false, "had_turn": false, "was_live": true,
+        });
+        let run: RunRecord = serde_json::from_value(old.clone()).expect("an old record is read");
+        assert_eq!(run.newest_before.own(&[snapshot()]), None);
+        old["newest_before"] = serde_json::json!("none");
+        let run: RunRecord = serde_json::from_value(old).expect("a new record is read");
+        assert_eq!(run.newest_before, NewestBefore::None);
     }
 }

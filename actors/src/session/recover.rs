@@ -2,7 +2,7 @@
 
 use actix::prelude::*;
 use optio_host::{AgentState, ExitStatus};
-use optio_store::{PageRequest, Renewal, SeedId, StoreError};
+use optio_store::{Renewal, StoreError};
 use serde_json::json;
 use tracing::{info, warn};
 
@@ -16,6 +16,7 @@ use super::phase::Phase;
 use super::record::AgentRecord;
 use crate::cred_watcher::WatchLogin;
 use crate::host_link::Connect;
+use crate::lease_renewer::unnoted_lease;
 use crate::process::{AdoptAgent, Transport};
 
 /// What was found of a run.
@@ -99,34 +100,16 @@ async fn lease_is_lost(run: &RunContext) -> Option<String> {
 /// A process that died between the answer of an acquire and its own note of it left a seed leased to a holder that is
 /// on record, and no seed: it is looked for by its holder (T-103).
 async fn find_lost_lease(run: &RunContext) -> Result<(), StoreError> {
-    let (wanted, holder) = run.ledger.read(|record| {
-        let of_run = record.run.as_ref();
-        let asked = record.config.seed().is_some() || of_run.is_some_and(|r| r.former_seed.is_some());
-        (asked && of_run.is_some_and(|r| r.seed.is_none()), of_run.map(|r| r.holder.clone()))
-    });
-    let Some(holder) = holder.filter(|_| wanted) else {
+    let Some(seed) = unnoted_lease(run).await? else {
         return Ok(());
     };
-    let mut page = PageRequest { cursor: None, limit: PageRequest::MAX };
-    loop {
-        let seeds = run.store.seeds.list(None, &page).await?;
-        let held =
-            seeds.data.iter().find(|row| row.lease.as_ref().is_some_and(|lease| lease.holder == holder));
-        if let Some(row) = held {
-            let seed: SeedId = row.id.clone();
-            info!(%seed, "lease of this run is found by its holder");
-            run.ledger.edit(|record| {
-                if let Some(of_run) = &mut record.run {
-                    of_run.seed = Some(seed);
-                }
-            });
-            return run.ledger.save().await;
+    info!(%seed, "lease of this run is found by its holder");
+    run.ledger.edit(|record| {
+        if let Some(of_run) = &mut record.run {
+            of_run.seed = Some(seed);
         }
-        match seeds.next_cursor {
-            Some(cursor) => page.cursor = Some(cursor),
-            None => return Ok(()),
-        }
-    }
+    });
+    run.ledger.save().await
 }
 
 async fn adopt(run: &RunContext, crew: &Crew, identity: optio_host::AgentIdentity) -> Found {

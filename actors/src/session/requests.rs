@@ -10,7 +10,7 @@ use serde_json::json;
 use tracing::Instrument;
 
 use super::Session;
-use super::approvals::{Approval, Decision};
+use super::approvals::{Approval, ApprovalState, Decision};
 use super::children::{ChildView, observe_all};
 use super::end::Cause;
 use super::phase::{EndState, Phase, Request};
@@ -124,21 +124,23 @@ impl Handler<AnswerApproval> for Session {
     type Result = ResponseActFuture<Self, Result<Approval, SessionError>>;
 
     fn handle(&mut self, answer: AnswerApproval, ctx: &mut Self::Context) -> Self::Result {
-        let decided = self.decide(&answer);
-        let (ledger, reader) = (self.ledger.clone(), self.crew(ctx).reader);
-        let answering = async move {
-            let approval = decided?;
-            // On record first: a service that dies now must not ask a second time and take another answer.
-            ledger.save().await?;
-            reader.do_send(ReplyToAgent { request: approval.request.clone(), decision: answer.decision });
-            Ok(approval)
+        let approval = match self.decide(&answer) {
+            Ok(approval) => approval,
+            Err(refused) => return Box::pin(async { Err(refused) }.into_actor(self)),
         };
-        Box::pin(answering.instrument(self.span.clone()).into_actor(self).map(|answered, session, _| {
-            if let Ok(approval) = &answered {
-                session.events.tell("approval.resolved", &json!({ "approval": approval }));
-                session.publish();
+        let (ledger, reader) = (self.ledger.clone(), self.crew(ctx).reader);
+        // On record first: a service that dies now must not ask a second time and take another answer.
+        let saving = async move { ledger.save().await };
+        Box::pin(saving.instrument(self.span.clone()).into_actor(self).map(move |saved, session, _| {
+            if let Err(problem) = saved {
+                // The agent has not heard of it, so that whoever answers must be able to do so again.
+                session.reopen(&approval.id);
+                return Err(problem.into());
             }
-            answered
+            reader.do_send(ReplyToAgent { request: approval.request.clone(), decision: answer.decision });
+            session.events.tell("approval.resolved", &json!({ "approval": approval }));
+            session.publish();
+            Ok(approval)
         }))
     }
 }
@@ -161,6 +163,20 @@ impl Session {
             approval.note = answer.note.clone();
             Ok(approval.clone())
         })
+    }
+}
+
+impl Session {
+    fn reopen(&self, id: &ApprovalId) {
+        self.ledger.edit(|record| {
+            let Some(approval) = record.approvals.iter_mut().find(|a| a.id == *id) else { return };
+            approval.state = ApprovalState::Pending;
+            approval.decision = None;
+            approval.answered_at = None;
+            approval.answered_by = None;
+            approval.note = None;
+        });
+        self.publish();
     }
 }
 

@@ -1,10 +1,10 @@
 //! Logging in with a code: the app-server asks the login service for a code, a person enters it in any browser, and the
 //! app-server writes the login into its own home.
 //!
-//! What codex 0.142.5 does (tried; tests below): `account/login/start` asks the login service for a code and answers with it, or is
-//! refused where the login service has no codes. Then it polls by itself, and tells the end once, as
-//! `account/login/completed`. After a success `auth.json` is on disk before that is told. A cancelled login is told as one that
-//! failed; one that is over cannot be cancelled (`notFound`).
+//! What codex 0.142.5 does (tried; tests below): `account/login/start` asks the login service for a code and answers with
+//! it, or is refused where the login service has no codes. Then it polls by itself, and tells the end once, as
+//! `account/login/completed`. After a success `auth.json` is on disk before that is told. A cancelled login is told as one
+//! that failed; one that is over cannot be cancelled (`notFound`).
 
 use std::time::Duration;
 

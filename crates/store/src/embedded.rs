@@ -18,26 +18,24 @@
 
 mod blobs;
 mod db;
-mod key;
+mod health;
 mod leases;
 mod records;
 mod schema;
 mod seeds;
 mod snapshots;
-mod spool;
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use crate::clock::millis;
+use crate::local::spool::DiskSpool;
+use crate::local::{FILES_AT_ONCE, key, lock, offload, private_dir};
 use crate::sealed::Sealer;
-use crate::{Clock, Journal, Result, Store, StoreError, SystemClock};
+use crate::{Clock, Journal, Result, Store, SystemClock};
 use blobs::Blobs;
 use db::Db;
 
@@ -46,12 +44,8 @@ use db::Db;
 pub const OPERATION_LIMIT: Duration = Duration::from_secs(10);
 /// How long a blob stays after the row that named it is gone, for whoever is reading it (T-056).
 pub const BLOB_GRACE: Duration = Duration::from_secs(10 * 60);
-/// Logins that are read or written at once: more would only queue up at the same disk.
-const LOGINS_AT_ONCE: usize = 8;
 /// Snapshot chunks that are hashed and sealed at once. Apart from the logins: saving one never waits for archives.
 const CHUNKS_AT_ONCE: usize = 4;
-/// Pause between two looks at the lock.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What is not the same everywhere.
 #[derive(Clone)]
@@ -77,9 +71,9 @@ pub struct Embedded {
 }
 
 struct Core {
-    dir: PathBuf,
     db: Db,
     blobs: Blobs,
+    spool: Arc<DiskSpool>,
     sealer: Sealer,
     clock: Arc<dyn Clock>,
     logins: Arc<Semaphore>,
@@ -101,16 +95,15 @@ impl Embedded {
         let sealer = Sealer::new(&key::load(&key_path, !db_path.exists())?);
         let connection = schema::open(&db_path, &sealer, &key_path)?;
         let blobs = Blobs::open(dir.join("blobs"))?;
-        private_dir(&dir.join("spool"))?;
-        spool::sweep(&dir.join("spool"))?;
+        let spool = DiskSpool::open(dir, sealer.clone())?;
         blobs.sweep_unknown(&seeds::blob_names(&connection)?)?;
         let core = Core {
-            dir: dir.to_owned(),
             db: Db::start(connection, lock)?,
             blobs,
+            spool: Arc::new(spool),
             sealer,
             clock: options.clock,
-            logins: Arc::new(Semaphore::new(LOGINS_AT_ONCE)),
+            logins: Arc::new(Semaphore::new(FILES_AT_ONCE)),
             chunks: Arc::new(Semaphore::new(CHUNKS_AT_ONCE)),
         };
         Ok(Self { core: Arc::new(core) })
@@ -123,8 +116,9 @@ impl Embedded {
             leases: Arc::new(self.clone()),
             snapshots: Arc::new(self.clone()),
             records: Arc::new(self.clone()),
-            spool: Arc::new(self.clone()),
+            spool: self.core.spool.clone(),
             journal,
+            health: Arc::new(self.clone()),
         }
     }
 
@@ -166,74 +160,4 @@ impl Embedded {
     ) -> Result<T> {
         offload(&self.core.chunks, what, limit, work).await
     }
-}
-
-async fn offload<T: Send + 'static>(
-    places: &Arc<Semaphore>,
-    what: &'static str,
-    limit: Duration,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let places = places.clone();
-    let done = async move {
-        let place = places.acquire_owned().await.map_err(|e| unavailable(what, e))?;
-        let task = tokio::task::spawn_blocking(move || {
-            let _place = place;
-            work()
-        });
-        task.await.map_err(|e| unavailable(what, e))?
-    };
-    tokio::time::timeout(limit, done).await.map_err(|_| StoreError::TimedOut { what, limit })?
-}
-
-/// Makes a directory only its owner may enter, or makes an existing one so.
-fn private_dir(dir: &Path) -> Result<()> {
-    let at = |e| unavailable("opening the store", format_args!("{}: {e}", dir.display()));
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at)?;
-    if dir.metadata().map_err(at)?.permissions().mode() & 0o077 != 0 {
-        tracing::warn!(dir = %dir.display(), "store directory was open to others, now it is 0700");
-        std::fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(at)?;
-    }
-    Ok(())
-}
-
-fn lock(dir: &Path, wait: Duration) -> Result<File> {
-    let path = dir.join("lock");
-    let at =
-        |e: &dyn std::fmt::Display| unavailable("opening the store", format_args!("{}: {e}", path.display()));
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|e| at(&e))?;
-    let begun = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::Error(e)) => return Err(at(&e)),
-            Err(TryLockError::WouldBlock) if begun.elapsed() >= wait => {
-                let holder = std::fs::read_to_string(&path).unwrap_or_default();
-                return Err(at(&format_args!(
-                    "another service (pid {}) has this directory open",
-                    holder.trim()
-                )));
-            }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
-        }
-    }
-    // For the message above only; the lock is the kernel's.
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(|e| at(&e))?;
-    Ok(file)
-}
-
-fn unavailable(what: &'static str, why: impl std::fmt::Display) -> StoreError {
-    StoreError::Unavailable { what, why: why.to_string() }
-}
-
-fn invalid(field: &'static str, why: impl Into<String>) -> StoreError {
-    StoreError::Invalid { field, why: why.into() }
 }

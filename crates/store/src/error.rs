@@ -43,6 +43,14 @@ pub enum StoreError {
         /// How it was found out.
         why: String,
     },
+    /// It is encrypted with a key that this service does not have. Nothing can be said of it (T-072).
+    #[error("{what} is encrypted with the key {key}, which this service does not have")]
+    Locked {
+        /// What was to be read.
+        what: String,
+        /// The key's id.
+        key: String,
+    },
     /// The limit ran out; whether it happened is unknown.
     #[error("store had no answer within {limit:?} for {what}")]
     TimedOut {

@@ -10,10 +10,10 @@ use futures_util::stream::BoxStream;
 
 use crate::embedded::OPERATION_LIMIT;
 use crate::{
-    Holder, Inserted, Journal, JournalStream, Lease, Leases, NewSeed, NewSnapshot, Page, PageRequest,
+    Health, Holder, Inserted, Journal, JournalStream, Lease, Leases, NewSeed, NewSnapshot, Page, PageRequest,
     RecordFilter, RecordRow, Records, Renewal, Result, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedRow,
     SeedVersion, Seeds, SessionId, SnapshotId, SnapshotRow, SnapshotWriter, Snapshots, Spool, SpoolEntry,
-    SpoolId, Store, StoreError, Want,
+    SpoolId, Store, StoreError, StoreHealth, Want,
 };
 
 /// An operation that can be made to fail.
@@ -50,6 +50,7 @@ pub enum StoreOp {
     SpoolEntries,
     OpenJournal,
     DeleteJournal,
+    CheckHealth,
 }
 
 /// How an operation fails.
@@ -102,6 +103,7 @@ impl FaultyStore {
             records: Arc::new(self.clone()),
             spool: Arc::new(self.clone()),
             journal: Arc::new(self.clone()),
+            health: Arc::new(self.clone()),
         }
     }
 
@@ -234,6 +236,10 @@ impl SnapshotWriter for Writer {
 
 #[async_trait]
 impl Snapshots for FaultyStore {
+    fn codec(&self) -> &'static str {
+        self.inner.snapshots.codec()
+    }
+
     async fn begin(&self) -> Result<Box<dyn SnapshotWriter>> {
         let inner = self.run(StoreOp::BeginSnapshot, self.inner.snapshots.begin()).await?;
         Ok(Box::new(Writer { faulty: self.clone(), inner }))
@@ -303,6 +309,22 @@ impl Spool for FaultyStore {
 
     fn describe(&self, id: &SpoolId) -> String {
         self.inner.spool.describe(id)
+    }
+}
+
+#[async_trait]
+impl Health for FaultyStore {
+    /// The inner store's, whatever is armed: it asks nobody, so there is no call to fail.
+    fn state(&self) -> StoreHealth {
+        self.inner.health.state()
+    }
+
+    async fn check(&self) -> StoreHealth {
+        let checked = self.run(StoreOp::CheckHealth, async { Ok(self.inner.health.check().await) }).await;
+        checked.unwrap_or_else(|error| StoreHealth {
+            since: self.inner.health.state().since,
+            problem: Some(error.to_string()),
+        })
     }
 }
 

@@ -7,7 +7,10 @@ use uuid::Uuid;
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 fn ulid() -> String {
-    let bits = Uuid::now_v7().as_u128();
+    base32(Uuid::now_v7().as_u128())
+}
+
+fn base32(bits: u128) -> String {
     (0..26).rev().map(|i| char::from(ALPHABET[(bits >> (5 * i)) as usize & 31])).collect()
 }
 
@@ -85,6 +88,28 @@ prefixed_id!(
     /// One stored workdir.
     SnapshotId, "snapshot", "snap_"
 );
+impl SnapshotId {
+    /// The id of a snapshot that a MongoDB knows by this ObjectId: the same number, so that nothing has to be kept
+    /// beside the rows that Python writes too (T-159).
+    pub(crate) fn of_object(id: [u8; 12]) -> Self {
+        let number = id.iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte));
+        Self(format!("snap_{}", base32(number)))
+    }
+
+    /// The ObjectId that [`SnapshotId::of_object`] was given; `None` for an id of another store.
+    pub(crate) fn object(&self) -> Option<[u8; 12]> {
+        let digits = self.0.strip_prefix("snap_")?.bytes();
+        let mut number = 0_u128;
+        for digit in digits {
+            let value = ALPHABET.iter().position(|known| *known == digit)?;
+            number = number.checked_mul(32)? | value as u128;
+        }
+        let bytes = number.to_be_bytes();
+        let (zeros, id) = bytes.split_at(4);
+        if zeros.iter().any(|byte| *byte != 0) { None } else { id.try_into().ok() }
+    }
+}
+
 prefixed_id!(
     /// One question of an agent to a person.
     ApprovalId, "approval", "apr_"
@@ -185,6 +210,7 @@ impl std::fmt::Display for Holder {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -204,6 +230,18 @@ mod tests {
         }
         assert!("ses_01ARZ3NDEKTSV4RRFFQ69G5FA\n".parse::<SessionId>().is_err());
         assert!("0123456789abcdef0123456G".parse::<SeedId>().is_err());
+    }
+
+    #[test]
+    fn an_object_id_is_a_snapshot_id_and_back() {
+        for id in [[0; 12], [255; 12], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]] {
+            let snapshot = SnapshotId::of_object(id);
+            assert!(snapshot.as_str().parse::<SnapshotId>().is_ok(), "{snapshot}");
+            assert_eq!(snapshot.object(), Some(id));
+        }
+        assert_eq!(SnapshotId::mint().object(), None, "minted ids are larger");
+        let largest = format!("snap_{}", "Z".repeat(26)).parse::<SnapshotId>().unwrap();
+        assert_eq!(largest.object(), None);
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! What outlives a session: logins and their leases, snapshots, session records, the credential spool, the journal.
 //!
 //! One trait per concern; [`Store`] bundles one implementation of each. [`embedded`] is a directory on this machine,
-//! [`memory`] is for tests; both pass [`suite`]. Nothing here knows what an actor or a Codex message is.
+//! [`mongo`] a MongoDB that several services share, [`memory`] is for tests; all pass [`suite`]. Nothing here knows what an actor or a Codex message is.
 
 mod clock;
 pub mod embedded;
 mod error;
+mod health;
 mod ids;
 mod journal;
 mod leases;
+mod local;
+pub mod mongo;
 mod page;
 mod records;
 mod sealed;
@@ -30,6 +33,7 @@ pub use clock::{Clock, SystemClock};
 #[cfg(feature = "testsuite")]
 pub use clock::{ManualClock, TokioClock};
 pub use error::{Result, StoreError};
+pub use health::{Health, StoreHealth};
 pub use ids::{ApprovalId, Holder, LoginId, RunId, SeedId, SessionId, SnapshotId};
 pub use journal::{DiskJournal, DiskJournalOptions, Draft, Gap, Journal, JournalStream, Record, Slice};
 #[cfg(feature = "testsuite")]
@@ -59,4 +63,6 @@ pub struct Store {
     pub spool: Arc<dyn Spool>,
     /// Every session's ordered events.
     pub journal: Arc<dyn Journal>,
+    /// Whether the rows above can be had now.
+    pub health: Arc<dyn Health>,
 }

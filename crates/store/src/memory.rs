@@ -17,12 +17,12 @@ use sha2::{Digest, Sha256};
 use crate::clock::{from_millis, millis};
 use crate::records::check_body;
 use crate::seed_archive::{self, hex};
-use crate::seeds::{check_metadata, check_pool};
+use crate::seeds::{check_metadata, check_pool, merge_metadata};
 use crate::{
-    Clock, Holder, Inserted, Journal, Lease, Leases, NewSeed, NewSnapshot, Page, PageRequest, RecordFilter,
-    RecordRow, Records, Renewal, Result, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedRow, SeedStatus,
-    SeedVersion, Seeds, SessionId, SnapshotId, SnapshotRow, SnapshotWriter, Snapshots, Spool, SpoolEntry,
-    SpoolId, Store, StoreError, TokioClock, Want,
+    Clock, Health, Holder, Inserted, Journal, Lease, Leases, NewSeed, NewSnapshot, Page, PageRequest,
+    RecordFilter, RecordRow, Records, Renewal, Result, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedRow,
+    SeedStatus, SeedVersion, Seeds, SessionId, SnapshotId, SnapshotRow, SnapshotWriter, Snapshots, Spool,
+    SpoolEntry, SpoolId, Store, StoreError, StoreHealth, TokioClock, Want,
 };
 use inner::{Login, Snapshot, State, matches};
 
@@ -68,6 +68,7 @@ pub struct Logged {
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
     clock: Arc<dyn Clock>,
+    opened: Timestamp,
 }
 
 impl MemoryStore {
@@ -78,7 +79,7 @@ impl MemoryStore {
 
     /// An empty store on this clock.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        Self { state: Arc::default(), clock }
+        Self { state: Arc::default(), opened: clock.now(), clock }
     }
 
     /// This store with a journal beside it.
@@ -90,6 +91,7 @@ impl MemoryStore {
             records: Arc::new(self.clone()),
             spool: Arc::new(self.clone()),
             journal,
+            health: Arc::new(self.clone()),
         }
     }
 
@@ -123,6 +125,11 @@ impl MemoryStore {
             }
             snapshot.bytes = bytes.into();
         }
+    }
+
+    /// Makes an entry of the spool unreadable.
+    pub fn damage_spooled(&self, id: &SpoolId) {
+        self.lock().damaged.insert(id.0.clone());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -216,6 +223,7 @@ impl Seeds for MemoryStore {
         login.files.0.insert(SeedFiles::AUTH.to_owned(), auth_json);
         login.version = next.clone();
         login.updated = now;
+        login.refreshed = Some(now);
         state.note(now, id, Some(holder), SeedEvent::Saved);
         Ok(SaveOutcome::Saved(next))
     }
@@ -244,7 +252,10 @@ impl Seeds for MemoryStore {
         if let Some(pool) = patch.pool {
             login.pool = pool;
         }
-        login.metadata.extend(patch.metadata);
+        merge_metadata(&mut login.metadata, patch.metadata);
+        if patch.verified {
+            login.verified = Some(now);
+        }
         login.updated = now;
         let row = login.row(id, now);
         state.note(now, id, holder, SeedEvent::Patched);
@@ -457,6 +468,17 @@ impl Records for MemoryStore {
 }
 
 #[async_trait]
+impl Health for MemoryStore {
+    fn state(&self) -> StoreHealth {
+        StoreHealth { since: self.opened, problem: None }
+    }
+
+    async fn check(&self) -> StoreHealth {
+        self.state()
+    }
+}
+
+#[async_trait]
 impl Spool for MemoryStore {
     async fn put(&self, entry: SpoolEntry) -> Result<SpoolId> {
         let id = SpoolId(format!("{}-{}.sealed", entry.seed, uuid::Uuid::new_v4().simple()));
@@ -476,9 +498,18 @@ impl Spool for MemoryStore {
     }
 
     async fn entries(&self) -> Result<Vec<(SpoolId, Result<SpoolEntry>)>> {
+        let state = self.lock();
         let entries: BTreeMap<_, _> =
-            self.lock().spool.clone().into_iter().map(|(id, e)| ((e.at, id), e)).collect();
-        Ok(entries.into_iter().map(|((_, id), entry)| (SpoolId(id), Ok(entry))).collect())
+            state.spool.clone().into_iter().map(|(id, e)| ((e.at, id), e)).collect();
+        let read = |(id, entry): (String, SpoolEntry)| {
+            let damaged = || StoreError::Damaged {
+                what: format!("spooled login memory:{id}"),
+                why: "it was damaged on purpose".to_owned(),
+            };
+            let entry = if state.damaged.contains(&id) { Err(damaged()) } else { Ok(entry) };
+            (SpoolId(id), entry)
+        };
+        Ok(entries.into_iter().map(|((_, id), entry)| read((id, entry))).collect())
     }
 
     fn describe(&self, id: &SpoolId) -> String {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::seeds::{SEED_LIMIT, SeedFiles};
-use crate::{Result, StoreError};
+use crate::{Account, Result, StoreError};
 
 /// Codex makes the credential 0600 (T-016), and so does every writer here, whatever the archive said before (T-019).
 const AUTH_MODE: u32 = 0o600;
@@ -81,6 +81,27 @@ pub(crate) fn lineage(auth_json: &[u8]) -> Option<String> {
     digest.update(account);
     digest.update(token);
     Some(hex(&digest.finalize()))
+}
+
+/// Whose login it is, as far as the credential says so in the clear: account id and kind.
+pub(crate) fn account(auth_json: &[u8]) -> Account {
+    #[derive(Deserialize)]
+    struct Auth {
+        #[serde(rename = "OPENAI_API_KEY")]
+        api_key: Option<String>,
+        tokens: Option<Tokens>,
+    }
+    #[derive(Deserialize)]
+    struct Tokens {
+        account_id: Option<String>,
+    }
+    let auth = serde_json::from_slice(auth_json).unwrap_or(Auth { api_key: None, tokens: None });
+    let (id, kind) = match (auth.tokens, auth.api_key) {
+        (Some(tokens), _) => (tokens.account_id, "chatgpt"),
+        (None, Some(_)) => (None, "api_key"),
+        (None, None) => (None, "unknown"),
+    };
+    Account { id, kind: kind.to_owned(), ..Account::default() }
 }
 
 /// SHA-256 in lower-case hex.

@@ -105,6 +105,10 @@ pub struct SeedRow {
     pub created_at: Timestamp,
     /// When anything but its lease changed.
     pub updated_at: Timestamp,
+    /// When its credential was replaced last (T-098); `None` while it is the one that was imported.
+    pub last_refreshed_at: Option<Timestamp>,
+    /// When somebody last asked the provider whether it is good, and got an answer (T-232).
+    pub last_verified_at: Option<Timestamp>,
     /// The consumer's own notes.
     pub metadata: serde_json::Map<String, serde_json::Value>,
 }
@@ -132,8 +136,11 @@ pub struct SeedPatch {
     pub status: Option<(SeedStatus, Option<String>)>,
     /// Another pool; `Some(None)` takes it out of its pool.
     pub pool: Option<Option<String>>,
-    /// Each key given replaces that key whole (T-065); keys with `.` or a leading `$` are refused.
+    /// Each key given replaces that key whole (T-065), and `null` removes it; keys with `.` or a leading `$` are
+    /// refused.
     pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// The provider was asked and answered: stamps [`SeedRow::last_verified_at`] by the store's clock.
+    pub verified: bool,
 }
 
 /// Largest archive of one seed's files (T-020).
@@ -178,6 +185,19 @@ pub trait Seeds: Send + Sync + 'static {
     async fn delete(&self, id: &SeedId, force: bool) -> Result<()>;
 }
 
+/// Applies a patch's notes to those that are stored.
+pub(crate) fn merge_metadata(
+    stored: &mut serde_json::Map<String, serde_json::Value>,
+    patch: serde_json::Map<String, serde_json::Value>,
+) {
+    for (key, value) in patch {
+        match value {
+            serde_json::Value::Null => drop(stored.remove(&key)),
+            value => drop(stored.insert(key, value)),
+        }
+    }
+}
+
 /// Refuses the empty pool (T-087).
 pub(crate) fn check_pool(pool: Option<&str>) -> Result<()> {
     match pool {
@@ -186,13 +206,22 @@ pub(crate) fn check_pool(pool: Option<&str>) -> Result<()> {
     }
 }
 
-/// Refuses keys that MongoDB would read as paths or operators (T-066), in every store alike. Every import and patch checks
-/// it; whoever stores later what is asked for now checks it now.
+/// The key of the notes that belongs to the stores: what a MongoDB keeps of a seed beside the documents that it shares
+/// with Python (T-009).
+pub(crate) const OWN_NOTES: &str = "optioCodex";
+
+/// Refuses keys that MongoDB would read as paths or operators (T-066), and the stores' own one, in every store alike. Every
+/// import and patch checks it; whoever stores later what is asked for now checks it now.
 pub fn check_metadata(metadata: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
-    match metadata.keys().find(|key| key.contains('.') || key.starts_with('$')) {
+    let refused = |key: &&String| {
+        key.is_empty() || key.contains(['.', '\0']) || key.starts_with('$') || key.as_str() == OWN_NOTES
+    };
+    match metadata.keys().find(refused) {
         None => Ok(()),
         Some(key) => {
-            let why = format!("the key {key:?} has a dot or begins with a dollar sign");
+            let why = format!(
+                "the key {key:?} is {OWN_NOTES:?} or empty, has a dot or zero byte, or begins with a dollar sign"
+            );
             Err(StoreError::Invalid { field: "metadata", why })
         }
     }

@@ -45,7 +45,7 @@ pub struct SnapshotRow {
     pub seed: Option<SeedId>,
     /// The archive's length in bytes, before encryption.
     pub len: u64,
-    /// The archive's SHA-256 in hex, before encryption.
+    /// The archive's SHA-256 in hex, before encryption. Empty for one that Python stored, until it was read whole once.
     pub sha256: String,
 }
 
@@ -63,6 +63,12 @@ pub trait SnapshotWriter: Send {
 /// Stored workdirs.
 #[async_trait]
 pub trait Snapshots: Send + Sync + 'static {
+    /// How a new archive is to be compressed, so that everybody who shares the store can read it: `gzip` where Python
+    /// does, `zstd` elsewhere. The store keeps whatever it is given.
+    fn codec(&self) -> &'static str {
+        "zstd"
+    }
+
     /// Begins one.
     async fn begin(&self) -> Result<Box<dyn SnapshotWriter>>;
 

@@ -51,6 +51,7 @@ macro_rules! store_suite {
             an_expired_holder_still_saves_until_somebody_took_the_lease,
             a_save_into_a_deleted_seed_is_gone,
             a_patch_changes_what_it_names_and_nothing_else,
+            replacing_and_verifying_a_credential_is_stamped_and_nothing_else_is,
             a_patch_by_a_holder_needs_the_lease,
             a_leased_seed_is_deleted_by_force_only,
         );

@@ -221,6 +221,26 @@ fn a_newer_database_is_refused() {
     assert!(matches!(error, StoreError::Invalid { .. }) && error.to_string().contains("99"), "{error}");
 }
 
+#[tokio::test]
+async fn a_database_of_the_first_version_is_brought_forward_with_its_seeds() {
+    let dir = Dir::new();
+    let id = leased(&store(&dir.open()), "t1").await;
+    wait_for_lock(&dir.path());
+    let connection = rusqlite::Connection::open(dir.path().join("optio.db")).unwrap();
+    connection
+        .execute_batch(
+            "ALTER TABLE seeds DROP COLUMN refreshed; ALTER TABLE seeds DROP COLUMN verified;
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    drop(connection);
+    let store = store(&dir.open());
+    let row = store.seeds.get(&id).await.unwrap().unwrap();
+    assert_eq!((row.last_refreshed_at, row.last_verified_at), (None, None));
+    store.seeds.save_credential(&id, &holder("a"), &row.version, auth("t2")).await.unwrap();
+    assert!(store.seeds.get(&id).await.unwrap().unwrap().last_refreshed_at.is_some());
+}
+
 fn wait_for_lock(dir: &Path) {
     fs::File::open(dir.join("lock")).unwrap().lock().unwrap();
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use optio_store::ManualClock;
 use optio_store::suite::{Harness, no_journal};
 
+mod support;
+
 mod embedded {
     use super::*;
     use optio_store::embedded::{Embedded, Options};
@@ -30,6 +32,16 @@ mod memory {
         let clock = Arc::new(ManualClock::new());
         let store = MemoryStore::with_clock(clock.clone()).store(no_journal());
         Harness { store, clock, keep: Box::new(()) }
+    }
+
+    optio_store::store_suite!(make);
+}
+
+mod mongo {
+    use super::*;
+
+    async fn make() -> Harness {
+        support::harness(Arc::new(ManualClock::new())).await
     }
 
     optio_store::store_suite!(make);

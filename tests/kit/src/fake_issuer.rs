@@ -1,9 +1,9 @@
 //! The login service as codex meets it when a person logs in with a code: TLS and all, on loopback.
 //!
-//! The released codex asks `https://auth.openai.com` and nobody else (an override of the issuer is in debug builds only), but it
-//! goes through the proxy and trusts the certificates that its environment names. So this is a proxy that ends every
-//! connection itself: what is meant for the login service is decrypted with a certificate made for the test and answered here, everything
-//! else is refused. No byte leaves the machine.
+//! The released codex 0.142.5 asks `https://auth.openai.com` and nobody else (the override of the issuer is in debug builds
+//! only), but it goes through the proxy and trusts the certificates that its environment names. So this is a proxy that
+//! ends every connection itself: what is meant for the login service is decrypted with a certificate made for the test and
+//! answered here, everything else is refused. No byte leaves the machine.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -183,8 +183,8 @@ impl FakeOauth {
     }
 }
 
-async fn token(body: web::Bytes, shared: web::Data<watch::Sender<State>>) -> HttpResponse {
-    let request: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+async fn token(http: HttpRequest, body: web::Bytes, shared: web::Data<watch::Sender<State>>) -> HttpResponse {
+    let request = fields(http.content_type(), &body);
     let Some(presented) = request["refresh_token"].as_str() else {
         return refuse(400, error_body("invalid_request").to_string());
     };
@@ -223,6 +223,17 @@ async fn token(body: web::Bytes, shared: web::Data<watch::Sender<State>>) -> Htt
         "token_type": "Bearer",
         "scope": "openid",
     }))
+}
+
+/// Reads the fields of a request: JSON as codex sends it, or a form as the Python package does (T-236, T-237).
+fn fields(content_type: &str, body: &[u8]) -> Value {
+    if content_type != "application/x-www-form-urlencoded" {
+        return serde_json::from_slice(body).unwrap_or(Value::Null);
+    }
+    let form = std::str::from_utf8(body).unwrap_or_default();
+    // A query and a form are written alike.
+    let form = web::Query::<HashMap<String, String>>::from_query(form);
+    form.map_or(Value::Null, |form| json!(form.into_inner()))
 }
 
 impl State {
@@ -293,6 +304,20 @@ mod tests {
         let successor = tokens["refresh_token"].as_str().expect("checked above");
         assert_eq!(refresh(&oauth, successor).await.0, 401, "the whole lineage is revoked");
         assert_eq!(refresh(&oauth, &bystander).await.0, 200, "another lineage is not");
+    }
+
+    #[tokio::test]
+    async fn a_form_is_understood_as_well() {
+        let oauth = FakeOauth::start();
+        let token = oauth.login("acct a+b").current_refresh_token().to_owned();
+        let form =
+            format!("grant_type=refresh_token&refresh_token={}&client_id=app", token.replace('+', "%2B"));
+        let request = reqwest::Client::new()
+            .post(oauth.url())
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(form.replace(' ', "+"));
+        let status = request.send().await.expect("loopback answers").status();
+        assert_eq!((status.as_u16(), oauth.attempts()), (200, vec![token]));
     }
 
     #[tokio::test]

@@ -33,7 +33,9 @@ pub mod fake_issuer;
 pub mod fake_oauth;
 mod loopback;
 pub mod mock_model;
+pub mod mongod;
 pub mod procs;
+pub mod python_peer;
 pub mod server;
 pub mod wait;
 
@@ -44,6 +46,8 @@ pub use codex::{CodexHome, codex_binary};
 pub use fake_issuer::FakeIssuer;
 pub use fake_oauth::{FakeOauth, OauthMode};
 pub use mock_model::{MockModel, ModelRequest};
+pub use mongod::{Mongod, TestDatabase};
+pub use python_peer::{PeerError, PythonPeer};
 pub use server::{ServerSetup, TestServer};
 pub use wait::wait_until;
 

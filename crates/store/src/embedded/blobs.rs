@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{private_dir, unavailable};
+use crate::local::{private_dir, sync_dir, unavailable};
 use crate::{Result, StoreError};
 
 /// What a blob holds; begins its name.
@@ -156,11 +156,6 @@ fn remove(path: &Path) -> std::io::Result<()> {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
-}
-
-/// Makes renames and removals in a directory durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| failed(dir, e))
 }
 
 fn failed(path: &Path, error: std::io::Error) -> StoreError {

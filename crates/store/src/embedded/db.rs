@@ -6,7 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{OPERATION_LIMIT, unavailable};
+use super::OPERATION_LIMIT;
+use crate::health::HealthNote;
+use crate::local::unavailable;
 use crate::{Result, StoreError};
 
 /// Requests that may wait. At a fraction of a millisecond each, a longer queue could not be served within
@@ -18,6 +20,8 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 /// A handle on the thread. The thread ends, and lets the directory go, when the last handle is gone.
 pub(super) struct Db {
     jobs: mpsc::Sender<Job>,
+    /// How the requests went.
+    pub(super) health: HealthNote,
 }
 
 /// Why a request failed: SQLite, or the rules.
@@ -77,7 +81,7 @@ impl Db {
             .name("store-db".to_owned())
             .spawn(serve)
             .map_err(|e| unavailable("starting the database thread", e))?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, health: HealthNote::new() })
     }
 
     /// Runs a request on the thread. One whose caller has gone away before its turn is dropped without being run.
@@ -101,6 +105,9 @@ impl Db {
             answer.await.map_err(|_| unavailable(what, "the request broke off"))?
         };
         let limit = OPERATION_LIMIT;
-        tokio::time::timeout(limit, answered).await.map_err(|_| StoreError::TimedOut { what, limit })?
+        let answered = tokio::time::timeout(limit, answered).await;
+        let result = answered.unwrap_or(Err(StoreError::TimedOut { what, limit }));
+        self.health.note(&result);
+        result
     }
 }

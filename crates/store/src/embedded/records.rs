@@ -11,9 +11,10 @@ use rusqlite::{
     Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params, params_from_iter,
 };
 
+use super::Embedded;
 use super::db::Failure;
 use super::seeds::{from_json, json, parsed, parsed_opt};
-use super::{Embedded, invalid};
+use crate::local::invalid;
 use crate::records::check_body;
 use crate::{
     Inserted, Page, PageRequest, RecordFilter, RecordRow, Records, Result, SeedId, SessionId, StoreError,

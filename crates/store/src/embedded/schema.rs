@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::db::Failure;
-use super::invalid;
+use crate::local::invalid;
 use crate::sealed::Sealer;
 use crate::{Result, StoreError};
 
@@ -15,7 +15,8 @@ const BUSY: Duration = Duration::from_secs(5);
 
 /// Each step brings the database from the version of its index to the next one (`PRAGMA user_version`). A step that
 /// was released is never edited. Times are milliseconds since 1970 unless the name says otherwise.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
     CREATE TABLE seeds (
         id TEXT PRIMARY KEY,
@@ -74,7 +75,12 @@ const STEPS: &[&str] = &["
         session TEXT NOT NULL,
         at INTEGER NOT NULL
     ) STRICT;
-"];
+",
+    "
+    ALTER TABLE seeds ADD COLUMN refreshed INTEGER;  -- when the credential was replaced last
+    ALTER TABLE seeds ADD COLUMN verified INTEGER;   -- when the provider last answered for it
+",
+];
 
 /// What is sealed into the database to know its key again.
 const KEY_CHECK: &str = "key check";

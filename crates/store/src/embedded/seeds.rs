@@ -10,9 +10,10 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 
 use super::blobs::{Fresh, Kind};
 use super::db::Failure;
-use super::{Core, Embedded, unavailable};
+use super::{Core, Embedded};
 use crate::clock::from_millis;
-use crate::seeds::{SEED_LIMIT, check_metadata, check_pool};
+use crate::local::{invalid, unavailable};
+use crate::seeds::{SEED_LIMIT, check_metadata, check_pool, merge_metadata};
 use crate::{
     Account, Holder, NewSeed, Page, PageRequest, Result, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedRow,
     SeedStatus, SeedVersion, Seeds, StoreError, StoredLease, seed_archive,
@@ -20,7 +21,7 @@ use crate::{
 
 /// Columns in the order in which [`seed_row`] reads them.
 const COLUMNS: &str = "id, pool, status, status_reason, account, metadata, blob, lease_holder, lease_expires, \
-                       created, updated";
+                       created, updated, refreshed, verified";
 
 /// How often a read starts again because the blob it was about to read was replaced and swept (T-043).
 const LOAD_TRIES: usize = 3;
@@ -130,7 +131,7 @@ impl Seeds for Embedded {
         auth_json: Bytes,
     ) -> Result<SaveOutcome> {
         if auth_json.is_empty() {
-            return Err(super::invalid("auth_json", "it must not be empty"));
+            return Err(invalid("auth_json", "it must not be empty"));
         }
         let Some(stored) = self.stored(id).await? else {
             return Ok(SaveOutcome::Gone);
@@ -278,7 +279,7 @@ impl Swap {
             return Ok(SaveOutcome::Superseded { current: row.version });
         }
         tx.execute(
-            "UPDATE seeds SET blob = ?2, sha256 = ?3, lineage = ?4, updated = ?5 WHERE id = ?1",
+            "UPDATE seeds SET blob = ?2, sha256 = ?3, lineage = ?4, updated = ?5, refreshed = ?5 WHERE id = ?1",
             params![self.seed.as_str(), stored.name, stored.sha256, self.lineage, self.now],
         )?;
         doom(&tx, &self.base.0, self.seed.as_str(), self.now)?;
@@ -324,16 +325,19 @@ fn apply(
     if let Some(pool) = patch.pool {
         row.pool = pool;
     }
-    row.metadata.extend(patch.metadata);
+    merge_metadata(&mut row.metadata, patch.metadata);
     tx.execute(
-        "UPDATE seeds SET status = ?2, status_reason = ?3, pool = ?4, metadata = ?5, updated = ?6 WHERE id = ?1",
+        "UPDATE seeds SET status = ?2, status_reason = ?3, pool = ?4, metadata = ?5, updated = ?6,
+             verified = coalesce(?7, verified)
+         WHERE id = ?1",
         params![
             id.as_str(),
             status_text(row.status),
             row.status_reason,
             row.pool,
             json(&row.metadata)?,
-            now
+            now,
+            patch.verified.then_some(now)
         ],
     )?;
     let row = require(&tx, id, now)?;
@@ -380,6 +384,8 @@ fn seed_row(row: &Row<'_>, now: i64) -> rusqlite::Result<SeedRow> {
         lease,
         created_at: from_millis(row.get(9)?),
         updated_at: from_millis(row.get(10)?),
+        last_refreshed_at: row.get::<_, Option<i64>>(11)?.map(from_millis),
+        last_verified_at: row.get::<_, Option<i64>>(12)?.map(from_millis),
     })
 }
 
@@ -433,7 +439,7 @@ fn unreadable(column: usize, why: Box<dyn std::error::Error + Send + Sync>) -> r
 
 /// Writes JSON.
 pub(super) fn json(value: &impl serde::Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| super::invalid("value", e.to_string()))
+    serde_json::to_string(value).map_err(|e| invalid("value", e.to_string()))
 }
 
 fn seconds(ms: i64) -> u64 {

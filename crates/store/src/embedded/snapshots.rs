@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 use super::blobs::{Fresh, Kind};
 use super::db::Failure;
 use super::seeds::{commit, doom, parsed, parsed_opt};
-use super::{Core, Embedded, OPERATION_LIMIT, unavailable};
+use super::{Core, Embedded, OPERATION_LIMIT};
 use crate::clock::from_millis;
+use crate::local::unavailable;
 use crate::sealed::{CHUNK, STREAM_HEADER, StreamOpener, StreamSealer, TAG_LEN};
 use crate::seed_archive::hex;
 use crate::{

@@ -1,7 +1,7 @@
 //! What the store in memory holds, and its rules.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -27,6 +27,8 @@ pub(super) struct State {
     /// Idempotency key to digest, session and time.
     pub(super) keys: HashMap<String, (String, SessionId, i64)>,
     pub(super) spool: BTreeMap<String, SpoolEntry>,
+    /// Entries of the spool that cannot be read.
+    pub(super) damaged: BTreeSet<String>,
     pub(super) log: Vec<Logged>,
     versions: u64,
     turns: u64,
@@ -48,6 +50,8 @@ pub(super) struct Login {
     pub(super) turn: Option<u64>,
     pub(super) created: i64,
     pub(super) updated: i64,
+    pub(super) refreshed: Option<i64>,
+    pub(super) verified: Option<i64>,
 }
 
 impl Login {
@@ -65,6 +69,8 @@ impl Login {
             turn: None,
             created: now,
             updated: now,
+            refreshed: None,
+            verified: None,
         }
     }
 
@@ -89,6 +95,8 @@ impl Login {
             version: self.version.clone(),
             created_at: from_millis(self.created),
             updated_at: from_millis(self.updated),
+            last_refreshed_at: self.refreshed.map(from_millis),
+            last_verified_at: self.verified.map(from_millis),
             metadata: self.metadata.clone(),
         }
     }

@@ -66,7 +66,7 @@ pub async fn empty_pools_and_keys_with_dots_are_refused(h: Harness) {
             .patch(&id, None, SeedPatch { pool: Some(Some(String::new())), ..Default::default() })
             .await,
     );
-    for key in ["a.b", "$set"] {
+    for key in ["a.b", "$set", "", "a\0", "optioCodex"] {
         let metadata = [(key.to_owned(), json!(1))].into_iter().collect();
         invalid(h.store.seeds.patch(&id, None, SeedPatch { metadata, ..Default::default() }).await);
     }
@@ -166,13 +166,14 @@ pub async fn a_save_into_a_deleted_seed_is_gone(h: Harness) {
 
 pub async fn a_patch_changes_what_it_names_and_nothing_else(h: Harness) {
     let mut new = new_seed("t1", Some("p"));
-    new.metadata = json!({"keep": 1, "replace": {"old": true}}).as_object().unwrap().clone();
+    new.metadata = json!({"keep": 1, "replace": {"old": true}, "remove": 1}).as_object().unwrap().clone();
     let before = h.store.seeds.import(new).await.unwrap();
     h.clock.advance(std::time::Duration::from_secs(1));
     let patch = SeedPatch {
         status: Some((SeedStatus::Dead, Some("401".into()))),
         pool: Some(None),
-        metadata: json!({"replace": {"new": 1}}).as_object().unwrap().clone(),
+        metadata: json!({"replace": {"new": 1}, "remove": null, "absent": null}).as_object().unwrap().clone(),
+        verified: false,
     };
     let after = h.store.seeds.patch(&before.id, None, patch).await.unwrap();
     assert_eq!(
@@ -187,6 +188,25 @@ pub async fn a_patch_changes_what_it_names_and_nothing_else(h: Harness) {
     assert_eq!((same.status, same.pool, same.metadata), (after.status, after.pool, after.metadata));
     let unknown = h.store.seeds.patch(&SeedId::mint(), None, SeedPatch::default()).await;
     assert!(matches!(unknown, Err(StoreError::NotFound { .. })));
+}
+
+pub async fn replacing_and_verifying_a_credential_is_stamped_and_nothing_else_is(h: Harness) {
+    let id = leased(&h, "t1", "a").await;
+    let row = h.store.seeds.get(&id).await.unwrap().unwrap();
+    assert_eq!((row.last_refreshed_at, row.last_verified_at), (None, None));
+    h.clock.advance(std::time::Duration::from_secs(1));
+    let saved_at = Some(crate::Clock::now(&*h.clock));
+    h.store.seeds.save_credential(&id, &holder("a"), &row.version, auth("t2")).await.unwrap();
+    h.clock.advance(std::time::Duration::from_secs(1));
+    let verified_at = Some(crate::Clock::now(&*h.clock));
+    let patch = SeedPatch { verified: true, ..Default::default() };
+    let row = h.store.seeds.patch(&id, Some(&holder("a")), patch).await.unwrap();
+    assert_eq!((row.last_refreshed_at, row.last_verified_at), (saved_at, verified_at));
+    h.clock.advance(std::time::Duration::from_secs(1));
+    h.store.seeds.save_credential(&id, &holder("a"), &row.version, auth("t2")).await.unwrap();
+    h.store.seeds.patch(&id, None, SeedPatch { pool: Some(None), ..Default::default() }).await.unwrap();
+    let row = h.store.seeds.get(&id).await.unwrap().unwrap();
+    assert_eq!((row.last_refreshed_at, row.last_verified_at), (saved_at, verified_at));
 }
 
 pub async fn a_patch_by_a_holder_needs_the_lease(h: Harness) {

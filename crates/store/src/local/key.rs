@@ -11,7 +11,7 @@ use crate::{Result, StoreError};
 
 /// Reads the key, and makes one first if there is none and the store is new. A store that was made with a key never
 /// gets another one: its logins could not be read.
-pub(super) fn load(path: &Path, store_is_new: bool) -> Result<[u8; KEY_LEN]> {
+pub(crate) fn load(path: &Path, store_is_new: bool) -> Result<[u8; KEY_LEN]> {
     match OpenOptions::new().read(true).open(path) {
         Ok(file) => read(path, file),
         Err(e) if e.kind() != ErrorKind::NotFound => Err(failed(path, e)),

@@ -4,14 +4,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
-use super::blobs::sync_dir;
-use super::{Core, Embedded, invalid, unavailable};
+use super::{FILES_AT_ONCE, OPERATION_LIMIT, invalid, offload, private_dir, sync_dir, unavailable};
+use crate::sealed::Sealer;
 use crate::seeds::SEED_LIMIT;
 use crate::{Holder, Result, SeedId, SeedVersion, SessionId, Spool, SpoolEntry, SpoolId, StoreError};
 
@@ -30,24 +32,53 @@ struct Head {
     at: Timestamp,
 }
 
+/// The spool in the directory `spool` of a store's directory.
+pub(crate) struct DiskSpool {
+    core: Arc<Core>,
+    places: Arc<Semaphore>,
+}
+
+struct Core {
+    dir: PathBuf,
+    sealer: Sealer,
+}
+
+impl DiskSpool {
+    /// Opens or makes it, and removes what a service that ended left half written.
+    pub(crate) fn open(store_dir: &Path, sealer: Sealer) -> Result<Self> {
+        let dir = store_dir.join("spool");
+        private_dir(&dir)?;
+        sweep(&dir)?;
+        Ok(Self { core: Arc::new(Core { dir, sealer }), places: Arc::new(Semaphore::new(FILES_AT_ONCE)) })
+    }
+
+    async fn work<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        offload(&self.places, what, OPERATION_LIMIT, work).await
+    }
+}
+
 #[async_trait]
-impl Spool for Embedded {
+impl Spool for DiskSpool {
     async fn put(&self, entry: SpoolEntry) -> Result<SpoolId> {
         let core = self.core.clone();
-        self.login_work("spooling a credential", move || write(&core, entry)).await
+        self.work("spooling a credential", move || write(&core, entry)).await
     }
 
     async fn confirm(&self, id: &SpoolId) -> Result<()> {
         check_name(&id.0)?;
         let core = self.core.clone();
         let id = id.clone();
-        self.login_work("confirming a spool entry", move || confirm(&core, &id)).await
+        self.work("confirming a spool entry", move || confirm(&core, &id)).await
     }
 
     async fn entries(&self) -> Result<Vec<(SpoolId, Result<SpoolEntry>)>> {
         let core = self.core.clone();
         let read = move || {
-            let names = names(&core.spool_dir())?;
+            let names = names(&core.dir)?;
             let mut entries: Vec<_> =
                 names.into_iter().map(|n| (SpoolId(n.clone()), read(&core, &n))).collect();
             // Damaged ones last: of those the time is not known.
@@ -56,17 +87,11 @@ impl Spool for Embedded {
             });
             Ok(entries)
         };
-        self.login_work("reading the spool", read).await
+        self.work("reading the spool", read).await
     }
 
     fn describe(&self, id: &SpoolId) -> String {
-        self.core.spool_dir().join(&id.0).display().to_string()
-    }
-}
-
-impl Core {
-    fn spool_dir(&self) -> PathBuf {
-        self.dir.join("spool")
+        self.core.dir.join(&id.0).display().to_string()
     }
 }
 
@@ -78,7 +103,7 @@ fn write(core: &Core, entry: SpoolEntry) -> Result<SpoolId> {
     let name = format!("{stem}{ENDING}");
     let plain = encode(entry)?;
     let sealed = core.sealer.seal(&bound_to(&name), &plain)?;
-    let dir = core.spool_dir();
+    let dir = &core.dir;
     let beside = dir.join(format!("{stem}.tmp"));
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
@@ -91,14 +116,14 @@ fn write(core: &Core, entry: SpoolEntry) -> Result<SpoolId> {
         let _swept_later = std::fs::remove_file(&beside);
         return Err(failed(&beside, error));
     }
-    sync_dir(&dir)?;
+    sync_dir(dir)?;
     Ok(SpoolId(name))
 }
 
 fn confirm(core: &Core, id: &SpoolId) -> Result<()> {
-    let dir = core.spool_dir();
+    let dir = &core.dir;
     if let Ok(confirmed) = read(core, &id.0) {
-        for name in names(&dir)? {
+        for name in names(dir)? {
             // Names begin with the seed, so other seeds' entries need not be opened.
             if name == id.0 || !name.starts_with(confirmed.seed.as_str()) {
                 continue;
@@ -111,11 +136,11 @@ fn confirm(core: &Core, id: &SpoolId) -> Result<()> {
     }
     // Last: a crash before this leaves the newest one, whose replay finds that the store has it.
     remove(&dir.join(&id.0))?;
-    sync_dir(&dir)
+    sync_dir(dir)
 }
 
 fn read(core: &Core, name: &str) -> Result<SpoolEntry> {
-    let path = core.spool_dir().join(name);
+    let path = core.dir.join(name);
     let file = File::open(&path).map_err(|e| failed(&path, e))?;
     let mut sealed = Vec::new();
     let room = SEED_LIMIT as u64 + (64 << 10);
@@ -195,7 +220,7 @@ fn names(dir: &Path) -> Result<Vec<String>> {
 }
 
 /// Removes entries that were being written when a service ended: nobody was told that they were durable.
-pub(super) fn sweep(dir: &Path) -> Result<()> {
+fn sweep(dir: &Path) -> Result<()> {
     for entry in dir.read_dir().map_err(|e| failed(dir, e))? {
         let entry = entry.map_err(|e| failed(dir, e))?;
         let name = entry.file_name();
