@@ -46,6 +46,9 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// How long requests under way may take to end once the sessions have left. Event streams end by themselves then.
 const HTTP_GRACE_SECS: u64 = 5;
 
+/// Characters of the name under which a service has directories on a host: as many as keep two services apart.
+const NAME_LENGTH: usize = 12;
+
 /// How often the journal's disk and the store are asked after.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
@@ -161,6 +164,8 @@ async fn settings(config: &Config, store: Store) -> Result<Settings> {
     let hosts = BTreeMap::from([(local.name().to_owned(), local)]);
     let service_stream = store.journal.open(SERVICE_STREAM).await?;
     Ok(Settings {
+        // The directories of a service must be its own: two services of one user may share a task root.
+        name: token::load_or_make(&config.data_dir.join("instance"))?.chars().take(NAME_LENGTH).collect(),
         faults_enabled: config.enable_faults,
         codex: config.codex.clone(),
         orphan_ttl: config.orphan_ttl,

@@ -2,8 +2,8 @@
 
 mod attach;
 mod heal;
-mod rpc_client;
-mod wire;
+pub(crate) mod rpc_client;
+pub(crate) mod wire;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! What can go wrong with a request to a session. HTTP meaning is given at the edge, in optio-web.
 
 use optio_codex_protocol::config::ConfigError;
-use optio_store::{ApprovalId, SeedId, SessionId, StoreError};
+use optio_store::{ApprovalId, LoginId, SeedId, SessionId, StoreError};
 
 use crate::conversation::ConversationError;
 use crate::session::approvals::ApprovalState;
@@ -86,6 +86,20 @@ pub enum SessionError {
         why: String,
         /// Trying again may help.
         retryable: bool,
+    },
+    /// A login by a code did not come about.
+    #[error("login {id}: {why}")]
+    Login {
+        /// Which.
+        id: LoginId,
+        /// Why.
+        why: String,
+    },
+    /// As many logins by a code are under way as there may be.
+    #[error("{count} logins are under way already; finish or cancel one")]
+    TooManyLogins {
+        /// How many.
+        count: usize,
     },
     /// The service is going down.
     #[error("the service is draining")]

@@ -69,6 +69,17 @@ impl Events {
     }
 }
 
+/// Tells an event that is about no session: to the service's own stream, under an empty session. The members are those of
+/// `body`, a JSON object.
+pub(crate) fn tell_of_service(
+    service: &Arc<dyn JournalStream>,
+    name: &'static str,
+    body: &serde_json::Value,
+) {
+    let members = members_of(body.to_string().into_bytes());
+    append(service, Draft { name: Cow::Borrowed(name), body: members, session: Cow::Borrowed("") });
+}
+
 /// `{"a":1}` → `"a":1`: the journal writes the braces and the envelope.
 fn members_of(mut json: Vec<u8>) -> Bytes {
     debug_assert!(json.first() == Some(&b'{') && json.last() == Some(&b'}'), "event bodies are objects");

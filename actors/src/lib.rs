@@ -3,6 +3,7 @@
 //! ```text
 //! Sessions                          root: launch, find, list, adopt, drain
 //! ├─ Verifier                       finds out whether stored logins are good, keeps idle ones fresh
+//! ├─ SeedLogin                      a new login by a code, from nothing to a seed
 //! └─ Session                        supervisor: children, phase, the end
 //!    ├─ HostLink                    the way to the host
 //!    ├─ LeaseRenewer                keeps the seed's lease, lets it go when told, says when it is lost
@@ -25,6 +26,7 @@ pub mod lease_renewer;
 mod login;
 pub mod process;
 pub mod recovery;
+pub mod seed_login;
 pub mod service;
 pub mod session;
 pub mod sessions;

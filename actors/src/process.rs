@@ -7,7 +7,8 @@ use std::time::Duration;
 use actix::prelude::*;
 use bytes::Bytes;
 use optio_host::{
-    AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, HostError, RelPath, Signal, Watch,
+    AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, Host, HostError, RelPath, Signal, TaskDir,
+    Watch,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -408,17 +409,18 @@ impl Handler<StopAgent> for Process {
 /// Tries again where the host fails: an agent without proof of its end costs its seed and its workdir.
 async fn stop_guarded_surely(run: &RunContext, style: StopStyle) -> StepResult {
     for _ in 1..STOP_TRIES {
-        match stop_guarded(run, style).await {
+        match stop_guarded(&*run.host, &run.dir, style).await {
             Err(problem) => warn!(%problem, "agent is not stopped yet"),
             stopped => return stopped,
         }
         tokio::time::sleep(STOP_PAUSE).await;
     }
-    stop_guarded(run, style).await
+    stop_guarded(&*run.host, &run.dir, style).await
 }
 
-async fn stop_guarded(run: &RunContext, style: StopStyle) -> StepResult {
-    let (host, dir) = (&run.host, &run.dir);
+/// Ends the agent under the guard of this task directory, and proves that nothing of it is left. An error is the absence of
+/// that proof. May be asked again, and by a later process.
+pub(crate) async fn stop_guarded(host: &dyn Host, dir: &TaskDir, style: StopStyle) -> StepResult {
     let state = host.guard_state(dir).await.map_err(StepError::new)?;
     if state == AgentState::Absent {
         return Ok(Finish::Skipped("no agent was started".to_owned()));

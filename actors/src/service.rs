@@ -3,6 +3,7 @@
 //! It decides nothing. A live session is asked; an ended one is read from its record.
 
 mod messages;
+mod seed_logins;
 mod seeds;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub mod words {
     pub use optio_codex_protocol::config::{ConfigError, Effort, SessionConfig};
     pub use optio_codex_protocol::requests::Input;
     pub use optio_store::{
-        ApprovalId, Gap, JournalStream, Page, PageRequest, Record, RecordFilter, SeedId, SeedStatus,
+        ApprovalId, Gap, JournalStream, LoginId, Page, PageRequest, Record, RecordFilter, SeedId, SeedStatus,
         SessionId, Slice, SnapshotId, SnapshotRow, StoreError,
     };
 }
@@ -40,8 +41,8 @@ use crate::session::{
     AnswerApproval, ChangeSession, InterruptTurn, ListApprovals, SendTurn, ShowActors, StopMode, StopSession,
 };
 use crate::sessions::{
-    Delete, Drain, Find, Found, IsDraining, Launch, OnExit, Places, Reconcile, Resume, Sessions, ShowLive,
-    StopAgain, check_name_and_labels,
+    Delete, Drain, Find, Found, IsDraining, Launch, OnExit, Places, Reconcile, RecoverLogins, Resume,
+    Sessions, ShowLive, StopAgain, check_name_and_labels,
 };
 use crate::settings::Settings;
 use crate::supervision::ChildKind;
@@ -75,6 +76,11 @@ impl Service {
         let root = Sessions::new(settings.clone(), places).start();
         let service = Self { root, settings };
         let found = service.ask("the root", service.root.send(Reconcile)).await??;
+        match service.ask("the root", service.root.send(RecoverLogins)).await? {
+            Ok(found) => info!(found, "unfinished logins are taken up"),
+            // Sessions do not wait for them; their directories stay for the next start.
+            Err(problem) => warn!(%problem, "directories of unfinished logins cannot be looked through"),
+        }
         let home = recovery::replay_spool(&service.settings).await;
         info!(sessions = found, logins = home.len(), "earlier work is taken up");
         Ok(service)

@@ -18,7 +18,7 @@ mod context;
 mod crew;
 mod end;
 mod facts;
-mod last_words;
+pub(crate) mod last_words;
 mod launch;
 pub mod phase;
 pub mod record;

@@ -1,8 +1,9 @@
 //! Sessions: the root actor. Launches, finds, lists, adopts and drains; knows nothing of how a session works.
 
 mod ask;
-mod logins;
 mod place;
+mod seed_logins;
+mod verifier;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +20,9 @@ use tracing::{error, info, warn};
 
 pub use ask::{Find, Found, IsDraining, ShowLive, StopAgain};
 pub use place::Places;
+pub use seed_logins::{FindLogin, GiveLoginUp, RecoverLogins, StartLogin};
 
+use self::seed_logins::Logins;
 use crate::error::SessionError;
 use crate::events::Events;
 use crate::recovery;
@@ -32,7 +35,7 @@ use crate::session::{
 use crate::settings::Settings;
 use crate::supervision::{ChildExit, ChildHandle, ExitReason};
 use crate::verifier::Mend;
-use logins::Logins;
+use verifier::TheVerifier;
 
 /// The longest name of a session, in characters: a list shows it on one line.
 const NAME_LIMIT: usize = 200;
@@ -56,6 +59,7 @@ pub struct Sessions {
     settings: Arc<Settings>,
     places: Places,
     live: BTreeMap<SessionId, Live>,
+    verifier: TheVerifier,
     logins: Logins,
     draining: bool,
 }
@@ -71,7 +75,14 @@ struct Live {
 impl Sessions {
     /// A root that puts its sessions on `places`.
     pub fn new(settings: Arc<Settings>, places: Places) -> Self {
-        Self { settings, places, live: BTreeMap::new(), logins: Logins::default(), draining: false }
+        Self {
+            settings,
+            places,
+            live: BTreeMap::new(),
+            verifier: TheVerifier::default(),
+            logins: Logins::default(),
+            draining: false,
+        }
     }
 
     /// Starts the actor of a run that is on record.
@@ -147,7 +158,7 @@ impl Actor for Sessions {
     fn started(&mut self, ctx: &mut Self::Context) {
         // Only a second root over the same settings would find it set; there is one (Service::start).
         let _ = self.settings.root.set(ctx.address().recipient());
-        self.logins.start(&self.settings, ctx);
+        self.verifier.start(&self.settings, ctx);
     }
 }
 
@@ -529,8 +540,11 @@ impl Handler<ChildExit> for Sessions {
     type Result = ();
 
     fn handle(&mut self, exit: ChildExit, ctx: &mut Self::Context) {
-        if self.logins.is(exit.id) {
+        if self.verifier.is(exit.id) {
             self.verifier_died(&exit, ctx);
+            return;
+        }
+        if self.login_exited(&exit, ctx) {
             return;
         }
         let found = self.live.iter().find(|(_, live)| live.handle.id == exit.id).map(|(id, _)| id.clone());
@@ -606,9 +620,9 @@ impl Handler<Drain> for Sessions {
             .map(|live| leave(live.addr.clone(), live.status.clone(), drain.on_exit))
             .collect();
         info!(sessions = leaving.len(), on_exit = ?drain.on_exit, "service drains");
-        let checks = self.logins.finish();
+        let (checks, logins) = (self.verifier.finish(), self.logins.leave());
         let all = async move {
-            futures_util::future::join_all(leaving).await;
+            tokio::join!(futures_util::future::join_all(leaving), logins);
             checks.await;
         };
         Box::pin(all.into_actor(self))

@@ -28,6 +28,8 @@ pub const ORPHAN_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// What every session of a service shares.
 pub struct Settings {
+    /// Tells this service's own directories on a host from another service's: letters and digits, the same at each start.
+    pub name: String,
     /// The machines, by name.
     pub hosts: BTreeMap<String, Arc<dyn Host>>,
     /// Durable state.
@@ -64,6 +66,7 @@ impl Settings {
         service_stream: Arc<dyn JournalStream>,
     ) -> Self {
         Self {
+            name: "0".to_owned(),
             hosts,
             store,
             service_stream,

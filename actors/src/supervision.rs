@@ -37,6 +37,8 @@ pub enum ChildKind {
     Snapshotter,
     /// The checks of stored logins; one for a service.
     Verifier,
+    /// Getting a new login by a code. A child of the root.
+    SeedLogin,
 }
 
 impl ChildKind {
@@ -61,6 +63,7 @@ impl ChildKind {
             Self::LeaseRenewer => "lease_renewer",
             Self::Snapshotter => "snapshotter",
             Self::Verifier => "verifier",
+            Self::SeedLogin => "seed_login",
         }
     }
 }

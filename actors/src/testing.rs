@@ -22,7 +22,7 @@ use optio_store::memory::MemoryStore;
 use optio_store::{Clock, MemoryJournal, SessionId, TokioClock};
 use serde_json::{Value, json};
 
-pub use agent::{Behaviour, FakeAgents, login};
+pub use agent::{Behaviour, CODE, FakeAgents, login};
 
 use crate::conversation::Delivered;
 use crate::error::SessionError;

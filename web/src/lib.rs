@@ -3,7 +3,7 @@
 //! ```text
 //! edge.rs      every request: name, origin, id, headers, the form of refusals, the log
 //! └─ auth.rs   everything under /v1: token or cookie
-//!    └─ sessions.rs  conversation.rs  events.rs  seeds.rs  operation.rs
+//!    └─ sessions.rs  conversation.rs  events.rs  seeds.rs  seed_logins.rs  operation.rs
 //! ```
 //!
 //! Handlers check, convert, ask [`optio_actors::Service`] and map; they decide nothing. [`configure`] is the table of
@@ -20,6 +20,7 @@ mod operation;
 mod origin;
 mod page;
 mod query;
+mod seed_logins;
 mod seeds;
 mod sessions;
 mod turn_keys;
@@ -166,6 +167,12 @@ fn api() -> impl HttpServiceFactory {
                 .app_data(seeds::IMPORT_LIMIT)
                 .route(get().to(seeds::find))
                 .route(post().to(seeds::import)),
+        )
+        .service(at("/seeds/login").route(post().to(seed_logins::start)))
+        .service(
+            at("/seeds/login/{id}")
+                .route(get().to(seed_logins::show))
+                .route(delete().to(seed_logins::cancel)),
         )
         .service(at("/seeds/{id}").route(get().to(seeds::show)).route(delete().to(seeds::delete)))
         .service(at("/seeds/{id}/assign").route(post().to(seeds::assign)))

@@ -7,7 +7,7 @@ use common::{Reply, World};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-const ROUTES: [(Method, &str); 25] = [
+const ROUTES: [(Method, &str); 28] = [
     (Method::GET, "/v1/sessions"),
     (Method::POST, "/v1/sessions"),
     (Method::GET, "/v1/sessions/ses_x"),
@@ -28,6 +28,9 @@ const ROUTES: [(Method, &str); 25] = [
     (Method::GET, "/v1/seeds"),
     (Method::POST, "/v1/seeds"),
     (Method::DELETE, "/v1/seeds/x"),
+    (Method::POST, "/v1/seeds/login"),
+    (Method::GET, "/v1/seeds/login/x"),
+    (Method::DELETE, "/v1/seeds/login/x"),
     (Method::POST, "/v1/seeds/x/assign"),
     (Method::POST, "/v1/seeds/x/status"),
     (Method::POST, "/v1/seeds/x/verify"),

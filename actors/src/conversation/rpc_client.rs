@@ -41,28 +41,28 @@ struct State {
 
 /// The client half of one connection. Clones share it; it never leaves its arbiter.
 #[derive(Clone, Default)]
-pub(super) struct RpcClient(Rc<RefCell<State>>);
+pub(crate) struct RpcClient(Rc<RefCell<State>>);
 
 impl RpcClient {
     /// Begins on a fresh connection: numbering starts anew, what was asked on the old one has no answer any more.
-    pub(super) fn connect(&self, out: Outgoing) {
+    pub(crate) fn connect(&self, out: Outgoing) {
         *self.0.borrow_mut() = State { out: Some(out), ..State::default() };
     }
 
     /// Closes our side.
-    pub(super) fn disconnect(&self) {
+    pub(crate) fn disconnect(&self) {
         let mut state = self.0.borrow_mut();
         state.out = None;
         state.pending.clear();
     }
 
     /// Writes something that has no answer; `false` when there is no connection.
-    pub(super) fn write(&self, message: String) -> bool {
+    pub(crate) fn write(&self, message: String) -> bool {
         self.0.borrow().out.as_ref().is_some_and(|out| out.send(message))
     }
 
     /// Asks, and asks again while the server is overloaded.
-    pub(super) async fn call(&self, encode: impl Fn(u64) -> String) -> Result<Bytes, CallError> {
+    pub(crate) async fn call(&self, encode: impl Fn(u64) -> String) -> Result<Bytes, CallError> {
         let mut pause = OVERLOAD_PAUSE;
         for _ in 0..OVERLOAD_RETRIES {
             match self.call_once(&encode).await {
@@ -98,7 +98,7 @@ impl RpcClient {
     }
 
     /// Hands an answer to whoever asked; an answer to nothing is dropped.
-    pub(super) fn answered(&self, id: u64, outcome: Result<Bytes, RpcError>) {
+    pub(crate) fn answered(&self, id: u64, outcome: Result<Bytes, RpcError>) {
         let asked = self.0.borrow_mut().pending.remove(&id);
         if let Some(asked) = asked {
             // Whoever stopped waiting has decided without the answer.

@@ -41,21 +41,21 @@ pub enum WireError {
 }
 
 /// Messages from the agent. Ends after its first error.
-pub(super) type Incoming = LocalBoxStream<'static, Result<Bytes, WireError>>;
+pub(crate) type Incoming = LocalBoxStream<'static, Result<Bytes, WireError>>;
 
 /// Messages to the agent, in order. Dropping the last one closes our side, which a piped agent takes for its end.
 #[derive(Clone)]
-pub(super) struct Outgoing(mpsc::Sender<String>);
+pub(crate) struct Outgoing(mpsc::Sender<String>);
 
 impl Outgoing {
     /// Hands a message to the writer; `false` when the agent does not read, or is gone.
-    pub(super) fn send(&self, message: String) -> bool {
+    pub(crate) fn send(&self, message: String) -> bool {
         self.0.try_send(message).is_ok()
     }
 }
 
 /// Connects to an app-server that listens, waiting until it does.
-pub(super) async fn dial(
+pub(crate) async fn dial(
     host: &dyn Host,
     path: PathBuf,
     limit: Duration,
@@ -112,7 +112,7 @@ fn over_websocket(socket: WebSocketStream<Box<dyn Duplex>>) -> (Incoming, Outgoi
 }
 
 /// Talks over an agent's own pipes.
-pub(super) fn over_pipes(pipes: Pipes) -> (Incoming, Outgoing) {
+pub(crate) fn over_pipes(pipes: Pipes) -> (Incoming, Outgoing) {
     let Pipes { mut stdin, stdout } = pipes;
     let (send, mut queue) = mpsc::channel::<String>(OUTGOING);
     actix_rt::spawn(async move {

@@ -218,7 +218,7 @@ impl Service {
     }
 }
 
-fn check_pool(pool: &str) -> Result<(), SessionError> {
+pub(super) fn check_pool(pool: &str) -> Result<(), SessionError> {
     let unfit = pool.is_empty() || pool.chars().count() > POOL_LIMIT || pool.chars().any(char::is_control);
     if unfit {
         let why = format!("it must have 1 to {POOL_LIMIT} characters, none of them a control character");

@@ -54,7 +54,9 @@ pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Se
     let run = session.run.clone();
     let span = info_span!(parent: &session.span, "child", %kind);
     let (child, handle, pulse) = match kind {
-        ChildKind::Session | ChildKind::Verifier => unreachable!("a session has no such child"),
+        ChildKind::Session | ChildKind::Verifier | ChildKind::SeedLogin => {
+            unreachable!("these are children of the root")
+        }
         ChildKind::HostLink => {
             let pulse = Pulse::new(host_link::PULSE_LIMIT);
             let beat = pulse.clone();

@@ -7,7 +7,7 @@ const LINES: usize = 5;
 const CHARS: usize = 1000;
 
 /// The last lines of a standard error that say anything, or nothing when there are none.
-pub(super) fn last_words(stderr: &[u8]) -> Option<String> {
+pub(crate) fn last_words(stderr: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(stderr);
     let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let words = lines[lines.len().saturating_sub(LINES)..].join("\n");

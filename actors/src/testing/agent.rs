@@ -1,5 +1,6 @@
 //! An app-server in memory: answers as codex 0.142.5 does (LAB §1, §9; the transcripts), and plays turns by their text.
 
+mod logins;
 mod server;
 mod turn;
 mod wire;
@@ -19,6 +20,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub use logins::CODE;
 use server::Server;
 
 /// How agents that are started from now on behave.
@@ -32,6 +34,8 @@ pub struct Behaviour {
     pub ignores_term: bool,
     /// Leaves this many processes behind.
     pub leaves_behind: usize,
+    /// Its login service has no codes.
+    pub has_no_codes: bool,
 }
 
 /// Every app-server of a world. Clones share it.
@@ -44,6 +48,7 @@ struct Inner {
     clients: CancellationToken,
     held: Arc<Notify>,
     newest: BTreeMap<String, Bytes>,
+    logins: Vec<logins::Waiting>,
     requests: Vec<(String, Value)>,
 }
 
@@ -54,6 +59,7 @@ impl Default for Inner {
             clients: CancellationToken::new(),
             held: Arc::default(),
             newest: BTreeMap::new(),
+            logins: Vec::new(),
             requests: Vec::new(),
         }
     }
@@ -99,8 +105,8 @@ impl FakeAgents {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Plays one program.
-    pub(super) async fn play(self, mut launch: FakeLaunch) -> ExitStatus {
+    /// Plays one program of a host.
+    pub async fn play(self, mut launch: FakeLaunch) -> ExitStatus {
         let (behaviour, clients) = {
             let inner = self.lock();
             (inner.behaviour.clone(), inner.clients.clone())
@@ -115,7 +121,8 @@ impl FakeAgents {
         let (jobs, mut new_jobs) = mpsc::unbounded_channel::<BoxFuture<'static, ()>>();
         let (exit, mut exits) = mpsc::unbounded_channel::<(ExitStatus, String)>();
         let home = PathBuf::from(launch.env.get("CODEX_HOME").cloned().unwrap_or_default());
-        let server = Server::new(self.clone(), launch.host.clone(), home, behaviour.mute, jobs, exit);
+        let as_told = behaviour.clone();
+        let server = Server::new(self.clone(), launch.host.clone(), home, as_told, jobs, exit);
         let mut running = FuturesUnordered::new();
         match socket {
             Some(path) => {

@@ -51,6 +51,28 @@ pub fn app_server(
     argv
 }
 
+/// Writes the command line of an app-server that is there for a login and nothing else, listening at this socket. What it
+/// would fetch for an agent stays unfetched.
+pub fn login_server(codex: &str, socket: &str) -> Vec<String> {
+    let mut argv = vec![codex.to_owned(), "app-server".to_owned()];
+    argv.extend(["--listen".to_owned(), format!("unix://{socket}")]);
+    push_overrides(&mut argv, LOGIN_DEFAULTS.map(str::to_owned));
+    push_overrides(&mut argv, [FILE_CREDENTIALS.to_owned()]);
+    argv
+}
+
+/// Gives the environment of [`login_server`]: a home of its own, and nobody's credentials. The proxy and the certificates
+/// of the service stay, without which some machines reach no login service.
+pub fn login_environment(workdir: &str) -> AgentEnvironment {
+    let mut remove: Vec<String> = vec![OWN_GLOB.to_owned()];
+    remove.extend(CREDENTIAL_GLOBS.map(str::to_owned));
+    AgentEnvironment { remove, add: isolation(workdir), path_prefix: Vec::new() }
+}
+
+/// Plugins and apps are fetched from the network at the start of every app-server of 0.142.5 (tried).
+const LOGIN_DEFAULTS: [&str; 3] =
+    ["features.plugins=false", "features.apps=false", "analytics.enabled=false"];
+
 /// What the terminal program is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TerminalStart<'a> {

@@ -7,7 +7,8 @@
 //! Reading order, what we tell Codex: [`config`] (what a session is asked to be, checked as a whole), [`sandbox`] and
 //! [`argv`] (the same as command line and environment), [`agents_md`] (the same in words, for the agent). What lies on
 //! the host: [`workdir`] (where), [`auth`] (the login: whose, and is it new), [`config_toml`] (edits that touch nothing
-//! else). What Codex says: [`rpc`] (the envelope), then [`requests`], [`turns`], [`events`] and [`rollout`].
+//! else). What Codex says: [`rpc`] (the envelope), then [`requests`], [`turns`], [`events`] and [`rollout`];
+//! [`device_login`] is a conversation of its own.
 
 pub mod agents_md;
 pub mod answers;
@@ -15,6 +16,7 @@ pub mod argv;
 pub mod auth;
 pub mod config;
 pub mod config_toml;
+pub mod device_login;
 pub mod events;
 pub mod messages;
 pub mod models;

@@ -9,6 +9,7 @@ mod reply;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+pub(crate) use reply::parse;
 pub use reply::{
     Account, AccountRead, AnswerError, InitializeResult, LoadedThreads, ThreadOpened, ThreadStatus, TurnAck,
 };
@@ -113,7 +114,7 @@ struct Request<'a, P> {
     params: P,
 }
 
-fn request(id: u64, method: &str, params: impl Serialize) -> String {
+pub(crate) fn request(id: u64, method: &str, params: impl Serialize) -> String {
     encode(&Request { id, method, params })
 }
 

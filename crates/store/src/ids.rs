@@ -115,6 +115,11 @@ prefixed_id!(
     ApprovalId, "approval", "apr_"
 );
 
+prefixed_id!(
+    /// One attempt to get a new login by a code.
+    LoginId, "login", "log_"
+);
+
 /// One stored login: 24 lower-case hex digits, as a MongoDB ObjectId is written (T-005).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

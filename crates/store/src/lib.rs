@@ -34,7 +34,7 @@ pub use clock::{Clock, SystemClock};
 pub use clock::{ManualClock, TokioClock};
 pub use error::{Result, StoreError};
 pub use health::{Health, StoreHealth};
-pub use ids::{ApprovalId, Holder, RunId, SeedId, SessionId, SnapshotId};
+pub use ids::{ApprovalId, Holder, LoginId, RunId, SeedId, SessionId, SnapshotId};
 pub use journal::{DiskJournal, DiskJournalOptions, Draft, Gap, Journal, JournalStream, Record, Slice};
 #[cfg(feature = "testsuite")]
 pub use journal::{MemoryJournal, WriteFault};
@@ -43,7 +43,7 @@ pub use page::{Page, PageRequest};
 pub use records::{Inserted, RECORD_LIMIT, RecordFilter, RecordRow, Records};
 pub use seeds::{
     Account, NewSeed, SEED_LIMIT, SaveOutcome, SeedFiles, SeedPatch, SeedRow, SeedStatus, SeedVersion, Seeds,
-    StoredLease,
+    StoredLease, check_metadata,
 };
 pub use snapshots::{NewSnapshot, SNAPSHOTS_KEPT, SnapshotRow, SnapshotWriter, Snapshots};
 pub use spool::{Spool, SpoolEntry, SpoolId};

@@ -210,8 +210,9 @@ pub(crate) fn check_pool(pool: Option<&str>) -> Result<()> {
 /// with Python (T-009).
 pub(crate) const OWN_NOTES: &str = "optioCodex";
 
-/// Refuses keys that MongoDB would read as paths or operators (T-066), and the stores' own one, in every store alike.
-pub(crate) fn check_metadata(metadata: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
+/// Refuses keys that MongoDB would read as paths or operators (T-066), and the stores' own one, in every store alike. Every
+/// import and patch checks it; whoever stores later what is asked for now checks it now.
+pub fn check_metadata(metadata: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
     let refused = |key: &&String| {
         key.is_empty() || key.contains(['.', '\0']) || key.starts_with('$') || key.as_str() == OWN_NOTES
     };

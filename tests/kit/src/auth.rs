@@ -92,7 +92,7 @@ pub(crate) fn overrides(model_url: &str, auth: ModelAuth) -> Value {
 }
 
 /// A ChatGPT login to make an `auth.json` of. Unless told otherwise it is fresh: nothing about it makes codex refresh it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ChatGptLogin {
     account: String,
     refresh_token: String,

@@ -1,7 +1,7 @@
 //! The words in which tests of the whole program are told.
 //!
-//! Everything here is real but two things: the model ([`MockModel`]) and the login service ([`FakeOauth`]), which are
-//! servers on loopback that the real codex talks to and that a test steers. A test starts the service as a child process
+//! Everything here is real but two things: the model ([`MockModel`]) and the login service ([`FakeOauth`], and
+//! [`FakeIssuer`] where people log in), which are servers on loopback that the real codex talks to and that a test steers. A test starts the service as a child process
 //! ([`TestServer`]), speaks to it as a user does ([`Client`]), and looks at the machine itself ([`procs`]) for what must
 //! or must not be there.
 //!
@@ -29,6 +29,7 @@ pub mod bad_agent;
 pub mod browser;
 pub mod client;
 pub mod codex;
+pub mod fake_issuer;
 pub mod fake_oauth;
 mod loopback;
 pub mod mock_model;
@@ -42,6 +43,7 @@ pub use auth::{ChatGptLogin, ModelAuth};
 pub use browser::Browser;
 pub use client::{Client, Event, EventStream, Reply, Session};
 pub use codex::{CodexHome, codex_binary};
+pub use fake_issuer::FakeIssuer;
 pub use fake_oauth::{FakeOauth, OauthMode};
 pub use mock_model::{MockModel, ModelRequest};
 pub use mongod::{Mongod, TestDatabase};

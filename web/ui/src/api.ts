@@ -9,6 +9,7 @@ import type {
   Page,
   ProblemBody,
   Seed,
+  SeedLogin,
   Session,
   TurnAccepted,
 } from "./protocol";
@@ -167,6 +168,16 @@ export const listSeeds = (): Promise<Seed[]> => all<Seed>("/v1/seeds");
 /** Stores a login. `auth_json` is the file's text, untouched. */
 export const importSeed = (body: { auth_json: string; config_toml?: string; pool?: string }): Promise<Seed> =>
   request("POST", "/v1/seeds", body);
+
+const login = (id: string): string => `/v1/seeds/login/${encodeURIComponent(id)}`;
+
+/** Begins a login by a code. The answer has the code, unless Codex is slow. */
+export const startLogin = (body: { pool?: string }): Promise<SeedLogin> => request("POST", "/v1/seeds/login", body);
+
+export const getLogin = (id: string): Promise<SeedLogin> => request("GET", login(id));
+
+/** Gives a login up; one that was finished meanwhile is a seed, and says so. */
+export const cancelLogin = (id: string): Promise<SeedLogin> => request("DELETE", login(id));
 
 export const listHosts = (): Promise<Host[]> => all<Host>("/v1/hosts");
 

@@ -137,6 +137,20 @@ export interface Seed {
   metadata: unknown;
 }
 
+/** A new login by a code, on its way to a seed. */
+export interface SeedLogin {
+  id: string;
+  state: "starting" | "pending" | "saving" | "done" | "failed" | "cancelled";
+  /** Where the person logs in; with the code while it is pending. */
+  verification_url: string | null;
+  user_code: string | null;
+  expires_at: Time | null;
+  /** The seed it became. */
+  seed: string | null;
+  /** Why it failed, or what it waits for while it is saved. */
+  reason: string | null;
+}
+
 /** A configured host. **Assumed**: only `name` is read. */
 export interface Host {
   name: string;

@@ -104,6 +104,8 @@ class Sessions {
   }
 
   #heard(event: ServiceEvent): void {
+    // Some events are about no session: a seed that came from a login.
+    if (event.session === "") return;
     const known = this.all?.find((session) => session.id === event.session);
     // The stream may begin in the past; an old state must not overwrite a newer answer.
     if (known && Date.parse(event.ts) >= Date.parse(known.updated_at)) this.put(applyToSession(known, event));

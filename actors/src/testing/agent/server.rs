@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::FakeAgents;
 use super::turn::{self, Turn};
+use super::{Behaviour, FakeAgents};
 
 const INVALID_REQUEST: i64 = -32600;
 
@@ -25,7 +25,7 @@ pub(super) struct Server {
     pub(super) agents: FakeAgents,
     pub(super) host: FakeHost,
     pub(super) home: PathBuf,
-    mute: bool,
+    behaviour: Behaviour,
     jobs: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
     exit: mpsc::UnboundedSender<(ExitStatus, String)>,
     state: Arc<Mutex<State>>,
@@ -72,11 +72,11 @@ impl Server {
         agents: FakeAgents,
         host: FakeHost,
         home: PathBuf,
-        mute: bool,
+        behaviour: Behaviour,
         jobs: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
         exit: mpsc::UnboundedSender<(ExitStatus, String)>,
     ) -> Self {
-        Self { agents, host, home, mute, jobs, exit, state: Arc::default() }
+        Self { agents, host, home, behaviour, jobs, exit, state: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,7 +116,7 @@ impl Server {
             return self.answered(&message);
         };
         self.agents.lock().requests.push((method.to_owned(), params.clone()));
-        if self.mute || message["id"].is_null() {
+        if self.behaviour.mute || message["id"].is_null() {
             return;
         }
         let answer = match method {
@@ -128,6 +128,8 @@ impl Server {
             "model/list" => {
                 Ok(json!({ "data": [model("gpt-5.5"), model("gpt-5.5-mini")], "nextCursor": null }))
             }
+            "account/login/start" => self.start_login(client),
+            "account/login/cancel" => Ok(self.cancel_login(&params)),
             "thread/start" => Ok(self.start_thread(client, &params)),
             "thread/resume" => self.resume_thread(client, &params),
             "turn/start" => self.start_turn(client, &message["id"], &params),
@@ -168,6 +170,23 @@ impl Server {
 
     pub(super) fn notify(&self, method: &str, params: &Value) {
         self.say(json!({ "method": method, "params": params }).to_string());
+    }
+
+    fn start_login(&self, client: u64) -> Result<Value, String> {
+        if self.behaviour.has_no_codes {
+            return Err("device code login is not enabled for this Codex server. Use the browser login or verify the \
+                        server URL."
+                .to_owned());
+        }
+        let out = self.lock().clients[&client].out.clone();
+        Ok(self.agents.login_waits(self.home.clone(), out))
+    }
+
+    fn cancel_login(&self, params: &Value) -> Value {
+        let id = params["loginId"].as_str().unwrap_or_default();
+        let status =
+            if self.agents.login_is_over(id, "Login was not completed") { "canceled" } else { "notFound" };
+        json!({ "status": status })
     }
 
     fn start_thread(&self, client: u64, params: &Value) -> Value {

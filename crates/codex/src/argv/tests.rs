@@ -47,6 +47,18 @@ fn an_app_server_gets_overrides_but_neither_mode_nor_policy() {
 }
 
 #[test]
+fn a_login_server_keeps_its_login_in_a_file_and_has_nobody_elses() {
+    let argv = login_server("/opt/codex", "/run/o/a.sock");
+    assert_eq!(argv[..4], ["/opt/codex", "app-server", "--listen", "unix:///run/o/a.sock"]);
+    assert_eq!(argv[argv.len() - 2..], ["-c", "cli_auth_credentials_store=\"file\""]);
+    let env = login_environment("/w");
+    assert_eq!(env.add["CODEX_HOME"], "/w/home/.codex");
+    for glob in ["OPTIO_CODEX_*", "*_API_KEY", "*_TOKEN"] {
+        assert!(env.remove.iter().any(|removed| removed == glob), "{glob}");
+    }
+}
+
+#[test]
 fn a_terminal_resumes_before_all_flags_and_ends_with_at_most_one_prompt() {
     let (config, sandbox) =
         made("terminal", json!({ "model": "gpt-5.5", "ask_for_approval": "on-request", "effort": "high" }));

@@ -27,7 +27,10 @@ pub enum AnswerError {
     },
 }
 
-fn parse<'a, T: Deserialize<'a>>(method: &'static str, result: &'a [u8]) -> Result<T, AnswerError> {
+pub(crate) fn parse<'a, T: Deserialize<'a>>(
+    method: &'static str,
+    result: &'a [u8],
+) -> Result<T, AnswerError> {
     serde_json::from_slice(result).map_err(|error| {
         let detail = format!("{:?} error at column {}", error.classify(), error.column());
         AnswerError::Malformed { method, detail }

@@ -18,9 +18,9 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// The verifier, while there is one.
 #[derive(Default)]
-pub(super) struct Logins(Option<(Addr<Verifier>, ChildHandle)>);
+pub(super) struct TheVerifier(Option<(Addr<Verifier>, ChildHandle)>);
 
-impl Logins {
+impl TheVerifier {
     pub(super) fn start(&mut self, settings: &Arc<Settings>, ctx: &mut Context<Sessions>) {
         let settings = settings.clone();
         let parent = ctx.address().recipient();
@@ -58,10 +58,10 @@ impl Logins {
 impl Sessions {
     pub(super) fn verifier_died(&mut self, exit: &ChildExit, ctx: &mut Context<Self>) {
         error!(reason = %exit.reason, "verifier died, it is started again");
-        self.logins = Logins::default();
+        self.verifier = TheVerifier::default();
         ctx.run_later(RESTART_PAUSE, |root, ctx| {
             if !root.draining {
-                root.logins.start(&root.settings, ctx);
+                root.verifier.start(&root.settings, ctx);
             }
         });
     }
@@ -71,7 +71,7 @@ impl Handler<VerifySeed> for Sessions {
     type Result = ResponseActFuture<Self, Result<Checked, SessionError>>;
 
     fn handle(&mut self, verify: VerifySeed, _: &mut Self::Context) -> Self::Result {
-        let asking = self.logins.ask(verify);
+        let asking = self.verifier.ask(verify);
         let answer = async move {
             let gone = || SessionError::NoAnswer { what: "the verifier" };
             asking.ok_or_else(gone)?.await.map_err(|_| gone())?
@@ -84,7 +84,7 @@ impl Handler<Mend> for Sessions {
     type Result = ResponseActFuture<Self, bool>;
 
     fn handle(&mut self, mend: Mend, _: &mut Self::Context) -> Self::Result {
-        let asking = self.logins.ask(mend);
+        let asking = self.verifier.ask(mend);
         let answer = async move {
             match asking {
                 // A verifier that dies mends nothing.
