@@ -58,7 +58,7 @@ async fn a_frozen_server_is_a_timeout_within_the_limit_and_is_used_again_when_it
     let store = open(&world).await.store(no_journal());
     let id = leased(&store).await;
     assert!(store.health.state().works());
-    world.mongod.signal("-STOP");
+    world.mongod().freeze();
     let begun = Instant::now();
     let error = store.leases.renew(&id, &holder("a")).await.unwrap_err();
     assert!(matches!(error, StoreError::TimedOut { .. }), "{error}");
@@ -70,7 +70,7 @@ async fn a_frozen_server_is_a_timeout_within_the_limit_and_is_used_again_when_it
     let health = store.health.check().await;
     assert!(begun.elapsed() < LIMIT * 8, "limits of 1, 3, 1 and 1 operations; took {:?}", begun.elapsed());
     assert!(health.problem.is_some() && !store.health.state().works());
-    world.mongod.signal("-CONT");
+    world.mongod().thaw();
     until_it_works(&store, &id).await;
     assert!(store.health.check().await.works());
     assert_eq!(store.seeds.load(&id).await.unwrap().0.0[SeedFiles::AUTH], auth("t1"));
@@ -89,7 +89,7 @@ async fn a_killed_server_loses_nothing_it_confirmed_and_is_used_again_when_it_is
     let mut writer = store.snapshots.begin().await.unwrap();
     writer.write(Bytes::from(vec![1; 4 << 20])).await.unwrap();
 
-    world.mongod.signal("-KILL");
+    world.mongod().kill_9();
     let begun = Instant::now();
     let error = store.leases.renew(&id, &holder("a")).await.unwrap_err();
     assert!(is_outage(&error) && begun.elapsed() < LIMIT * 2, "{error} after {:?}", begun.elapsed());
@@ -101,7 +101,7 @@ async fn a_killed_server_loses_nothing_it_confirmed_and_is_used_again_when_it_is
     }
     assert!(is_outage(&torn.unwrap_err()));
 
-    world.mongod.start_again().await;
+    world.mongod().restart().await;
     until_it_works(&store, &id).await;
     let (files, now) = store.seeds.load(&id).await.unwrap();
     assert_eq!((&files.0[SeedFiles::AUTH], now), (&auth("t2"), version));

@@ -44,7 +44,7 @@ pub use client::{Client, Event, EventStream, Reply, Session};
 pub use codex::{CodexHome, codex_binary};
 pub use fake_oauth::{FakeOauth, OauthMode};
 pub use mock_model::{MockModel, ModelRequest};
-pub use mongod::Mongod;
+pub use mongod::{Mongod, TestDatabase};
 pub use python_peer::{PeerError, PythonPeer};
 pub use server::{ServerSetup, TestServer};
 pub use wait::wait_until;

@@ -1,8 +1,10 @@
-//! A real database, which a test may stop, kill and freeze.
+//! A real database: one that a test may stop, kill and freeze, or one that all tests share.
+
+mod shared;
 
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,6 +19,8 @@ use crate::LIMIT;
 use crate::codex::tools_dir;
 use crate::procs::Proc;
 use crate::wait::wait_until;
+
+pub use shared::TestDatabase;
 
 /// The name of the one-member replica set: transactions, majority writes and change streams need one.
 const REPLICA_SET: &str = "rs0";
@@ -52,6 +56,8 @@ pub fn mongod_binary() -> PathBuf {
 pub struct Mongod {
     root: TempDir,
     port: u16,
+    /// Its replica set; none if it is a server by itself.
+    set: Option<&'static str>,
     running: Mutex<Option<Child>>,
 }
 
@@ -61,14 +67,28 @@ impl Mongod {
     /// # Panics
     /// When there is no mongod, or it does not start, with the end of its log.
     pub async fn start() -> Self {
+        Self::start_as(Some(REPLICA_SET)).await
+    }
+
+    /// Starts one that is no replica set: it has no transactions and confirms nothing to a majority but itself.
+    ///
+    /// # Panics
+    /// As [`Mongod::start`].
+    pub async fn start_without_a_set() -> Self {
+        Self::start_as(None).await
+    }
+
+    async fn start_as(set: Option<&'static str>) -> Self {
         for _ in 0..PORT_TRIES {
             let root =
                 tempfile::Builder::new().prefix("mongod-").tempdir().expect("the temp directory is writable");
             std::fs::create_dir(root.path().join("data")).expect("a new directory is empty");
-            let mongod = Self { root, port: free_port(), running: Mutex::default() };
+            let mongod = Self { root, port: free_port(), set, running: Mutex::default() };
             if mongod.spawn().await {
-                mongod.initiate().await;
-                mongod.wait_until_primary().await;
+                if let Some(set) = set {
+                    initiate(mongod.port, set).await;
+                }
+                wait_until_primary(mongod.port).await;
                 return mongod;
             }
         }
@@ -77,7 +97,12 @@ impl Mongod {
 
     /// The connection string, as users give it. It stays the same over a restart.
     pub fn uri(&self) -> String {
-        format!("mongodb://127.0.0.1:{}/?replicaSet={REPLICA_SET}", self.port)
+        uri(self.port, self.set, "")
+    }
+
+    /// The connection string of one of its databases.
+    pub fn uri_of(&self, database: &str) -> String {
+        uri(self.port, self.set, database)
     }
 
     /// A client of the test's own, to look at what was written and to write what a peer might.
@@ -105,7 +130,11 @@ impl Mongod {
         self.process().signal(Signal::TERM);
         let status = wait_until("mongod has ended", LIMIT, || async { self.ended() }).await;
         *self.running() = None;
-        assert!(status.success(), "mongod ended with {status}; its log ends:\n{}", self.log_tail());
+        assert!(
+            status.success(),
+            "mongod ended with {status}; its log ends:\n{}",
+            log_tail(self.root.path())
+        );
     }
 
     /// Ends mongod as a crash would.
@@ -123,7 +152,7 @@ impl Mongod {
             self.stop().await;
         }
         assert!(self.spawn().await, "somebody else took port {} while mongod was down", self.port);
-        self.wait_until_primary().await;
+        wait_until_primary(self.port).await;
     }
 
     /// Stops mongod in its tracks: its connections stay open and nobody answers them.
@@ -141,16 +170,7 @@ impl Mongod {
         let root = self.root.path();
         let binary = mongod_binary();
         let child = Command::new(&binary)
-            .arg("--dbpath")
-            .arg(root.join("data"))
-            .arg("--logpath")
-            .arg(root.join("log"))
-            .args(["--logappend", "--nounixsocket", "--bind_ip", "127.0.0.1"])
-            .args(["--port", &self.port.to_string(), "--replSet", REPLICA_SET])
-            // What a production server does with its disk and memory in advance: 300 MB and half of the RAM each.
-            .args(["--oplogSize", "16", "--wiredTigerCacheSizeGB", "0.25"])
-            .args(["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=4MB)"])
-            .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
+            .args(arguments(root, self.port, self.set))
             .current_dir(root)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -159,8 +179,7 @@ impl Mongod {
             .unwrap_or_else(|err| panic!("mongod is started as {}: {err}", binary.display()));
         // Owned from here on, so that a start that fails leaves nothing running.
         *self.running() = Some(child);
-        let client = self.direct();
-        let admin = client.database("admin");
+        let admin = direct(self.port);
         let status = wait_until("mongod answers or has ended", LIMIT, || async {
             if let Some(status) = self.ended() {
                 return Some(Some(status));
@@ -178,51 +197,14 @@ impl Mongod {
         panic!(
             "{} ended with {how} instead of starting; its log ends:\n{}",
             binary.display(),
-            self.log_tail()
+            log_tail(self.root.path())
         );
-    }
-
-    async fn initiate(&self) {
-        let member = doc! { "_id": 0, "host": format!("127.0.0.1:{}", self.port) };
-        let config = doc! { "_id": REPLICA_SET, "members": [member] };
-        let admin = self.direct().database("admin");
-        admin
-            .run_command(doc! { "replSetInitiate": config })
-            .await
-            .expect("a new mongod becomes a replica set when told");
-    }
-
-    async fn wait_until_primary(&self) {
-        let admin = self.direct().database("admin");
-        wait_until("mongod takes writes", LIMIT, || async {
-            let hello = admin.run_command(doc! { "hello": 1 }).await.map_err(|err| err.to_string())?;
-            let primary = hello.get_bool("isWritablePrimary").unwrap_or(false);
-            if primary { Ok(()) } else { Err(hello.to_string()) }
-        })
-        .await;
-    }
-
-    /// A client that talks to this very process, whatever the replica set thinks of it.
-    fn direct(&self) -> Client {
-        let host = ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port: Some(self.port) };
-        let options = ClientOptions::builder()
-            .hosts(vec![host])
-            .direct_connection(true)
-            .server_selection_timeout(COMMAND_LIMIT)
-            .connect_timeout(COMMAND_LIMIT)
-            .build();
-        Client::with_options(options).expect("the kit's own options fit each other")
     }
 
     fn ended(&self) -> Option<ExitStatus> {
         let mut running = self.running();
         let child = running.as_mut().expect("mongod was started and not stopped");
         child.try_wait().expect("a child of ours can be asked about")
-    }
-
-    fn log_tail(&self) -> String {
-        let log = std::fs::read(self.root.path().join("log")).unwrap_or_default();
-        String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_TAIL)..]).into_owned()
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
@@ -241,4 +223,67 @@ impl Drop for Mongod {
 fn free_port() -> u16 {
     let probe = TcpListener::bind("127.0.0.1:0").expect("loopback always has a free port");
     probe.local_addr().expect("a bound socket has an address").port()
+}
+
+fn log_tail(root: &Path) -> String {
+    let log = std::fs::read(root.join("log")).unwrap_or_default();
+    String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_TAIL)..]).into_owned()
+}
+
+/// What mongod is called with, to keep everything in `root`.
+fn arguments(root: &Path, port: u16, set: Option<&str>) -> Vec<String> {
+    let path = |name: &str| root.join(name).display().to_string();
+    let mut arguments = vec!["--dbpath".to_owned(), path("data"), "--logpath".to_owned(), path("log")];
+    arguments.extend(["--port".to_owned(), port.to_string()]);
+    arguments.extend(set.into_iter().flat_map(|set| ["--replSet".to_owned(), set.to_owned()]));
+    let fixed = [
+        ["--logappend", "--nounixsocket"],
+        ["--bind_ip", "127.0.0.1"],
+        // What a production server takes of its disk and memory in advance: 300 MB, and half of the RAM.
+        ["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=4MB)"],
+        ["--wiredTigerCacheSizeGB", "0.25"],
+        ["--oplogSize", "16"],
+        ["--setParameter", "diagnosticDataCollectionEnabled=false"],
+        // Fail points: a test can have it fail a command, or not confirm it.
+        ["--setParameter", "enableTestCommands=1"],
+    ];
+    arguments.extend(fixed.concat().into_iter().map(str::to_owned));
+    arguments
+}
+
+fn uri(port: u16, set: Option<&str>, database: &str) -> String {
+    let set = set.map(|set| format!("?replicaSet={set}")).unwrap_or_default();
+    format!("mongodb://127.0.0.1:{port}/{database}{set}")
+}
+
+/// The administration of this very process, whatever its replica set thinks of it.
+fn direct(port: u16) -> Database {
+    let host = ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port: Some(port) };
+    let options = ClientOptions::builder()
+        .hosts(vec![host])
+        .direct_connection(true)
+        .server_selection_timeout(COMMAND_LIMIT)
+        .connect_timeout(COMMAND_LIMIT)
+        .build();
+    Client::with_options(options).expect("the kit's own options fit each other").database("admin")
+}
+
+/// Makes a new mongod the only member of a replica set.
+async fn initiate(port: u16, set: &str) {
+    let member = doc! { "_id": 0, "host": format!("127.0.0.1:{port}") };
+    let config = doc! { "_id": set, "members": [member] };
+    direct(port)
+        .run_command(doc! { "replSetInitiate": config })
+        .await
+        .expect("a new mongod becomes a replica set when told");
+}
+
+async fn wait_until_primary(port: u16) {
+    let admin = direct(port);
+    wait_until("mongod takes writes", LIMIT, || async {
+        let hello = admin.run_command(doc! { "hello": 1 }).await.map_err(|err| err.to_string())?;
+        let primary = hello.get_bool("isWritablePrimary").unwrap_or(false);
+        if primary { Ok(()) } else { Err(hello.to_string()) }
+    })
+    .await;
 }

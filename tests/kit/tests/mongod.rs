@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 use mongodb::{Collection, Database};
-use optio_testkit::{LIMIT, Mongod, wait_until};
+use optio_testkit::{LIMIT, Mongod, TestDatabase, wait_until};
 
 /// A frozen database must not answer within this; a thawed one answers in a hundredth of it.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -92,4 +92,34 @@ async fn a_dropped_database_leaves_no_process_even_when_it_was_frozen() {
     mongod.freeze();
     drop(mongod);
     assert!(!process.is_alive());
+}
+
+#[tokio::test]
+async fn databases_of_tests_are_on_one_server_and_do_not_see_each_other() {
+    let (one, other) = (TestDatabase::new().await, TestDatabase::new().await);
+    let (here, there) = (one.open().await, other.open().await);
+    let things = |database: &Database| database.collection::<Document>("things");
+    things(&here).insert_one(doc! { "_id": 1 }).await.expect("it takes writes");
+    assert_eq!((count(&things(&here)).await, count(&things(&there)).await), (1, 0));
+
+    let process = async |database: &Database| {
+        let status = database.run_command(doc! { "serverStatus": 1 }).await.expect("it says how it is");
+        (status.get("host").cloned(), status.get("pid").cloned())
+    };
+    assert_eq!(process(&here).await, process(&there).await);
+}
+
+#[tokio::test]
+async fn a_server_without_a_set_stores_and_has_no_transactions() {
+    let mongod = Mongod::start_without_a_set().await;
+    let client = mongod.client().await;
+    let things = client.database("kit").collection::<Document>("things");
+    things.insert_one(doc! { "_id": 0 }).await.expect("it takes writes");
+    let mut session = client.start_session().await.expect("it has sessions");
+    session.start_transaction().await.expect("nothing was sent yet");
+    things
+        .insert_one(doc! {})
+        .session(&mut session)
+        .await
+        .expect_err("a server by itself has no transactions");
 }

@@ -11,6 +11,7 @@
 //!
 //! Readers here tolerate every field missing or of another kind (T-003), as a peer may have written it.
 
+use jiff::Timestamp;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde_json::{Map, Value};
@@ -20,6 +21,9 @@ use crate::seeds::OWN_NOTES;
 use crate::{
     Account, Holder, Result, SeedId, SeedPatch, SeedRow, SeedStatus, SeedVersion, StoreError, StoredLease,
 };
+
+/// When a verdict was reached.
+const CHECKED_AT: &str = "checkedAt";
 
 /// A login as it was read, and what the server said of its lease.
 pub(super) struct SeedDocument {
@@ -196,7 +200,7 @@ pub(super) fn changes(patch: SeedPatch) -> Result<(Document, Document)> {
     for (key, value) in patch.metadata {
         match value {
             Value::Null => drop(unset.insert(format!("metadata.{key}"), "")),
-            value => drop(set.insert(format!("metadata.{key}"), to_bson(value)?)),
+            value => drop(set.insert(format!("metadata.{key}"), note(&key, value)?)),
         }
     }
     Ok((set, unset))
@@ -204,7 +208,18 @@ pub(super) fn changes(patch: SeedPatch) -> Result<(Document, Document)> {
 
 /// Notes of the consumer as BSON.
 pub(super) fn metadata_document(metadata: Map<String, Value>) -> Result<Document> {
-    metadata.into_iter().map(|(key, value)| Ok((key, to_bson(value)?))).collect()
+    metadata.into_iter().map(|(key, value)| note(&key, value).map(|note| (key, note))).collect()
+}
+
+/// One note as BSON. The time of a verdict is text in JSON, which has no dates, and a date for Python (T-217).
+fn note(key: &str, value: Value) -> Result<Bson> {
+    let mut note = to_bson(value)?;
+    if let ("verify", Bson::Document(verdict)) = (key, &mut note)
+        && let Some(at) = verdict.get_str(CHECKED_AT).ok().and_then(|at| at.parse::<Timestamp>().ok())
+    {
+        verdict.insert(CHECKED_AT, date(at.as_millisecond()));
+    }
+    Ok(note)
 }
 
 fn to_bson(value: Value) -> Result<Bson> {
@@ -221,7 +236,10 @@ fn to_bson(value: Value) -> Result<Bson> {
         Value::Number(number) => Bson::Int64(number.as_i64().ok_or_else(|| too_large(&number))?),
         Value::String(text) => Bson::String(text),
         Value::Array(items) => Bson::Array(items.into_iter().map(to_bson).collect::<Result<_>>()?),
-        Value::Object(fields) => Bson::Document(metadata_document(fields)?),
+        Value::Object(fields) => {
+            let fields = fields.into_iter().map(|(key, value)| Ok((key, to_bson(value)?)));
+            Bson::Document(fields.collect::<Result<_>>()?)
+        }
     })
 }
 
@@ -295,6 +313,21 @@ mod tests {
         assert_eq!(status(&seed), (SeedStatus::NeedsRecovery, Some("why".into())));
         seed.insert("status", "alive");
         assert_eq!(status(&seed), (SeedStatus::Alive, None), "Python said so since");
+    }
+
+    #[test]
+    fn the_time_of_a_verdict_is_a_date_and_text_that_looks_like_one_stays_text() {
+        let at = "2026-07-02T00:11:54.339Z";
+        let notes = |value: Value| metadata_document(value.as_object().unwrap().clone()).unwrap();
+        let verify = serde_json::json!({ "alive": null, "checkedAt": at, "reason": at });
+        let stored = notes(serde_json::json!({ "verify": verify, "other": { "checkedAt": at } }));
+        let (verdict, other) =
+            (stored.get_document("verify").unwrap(), stored.get_document("other").unwrap());
+        assert_eq!(verdict.get_datetime("checkedAt").unwrap().timestamp_millis(), 1_782_951_114_339);
+        assert_eq!((verdict.get_str("reason").unwrap(), other.get_str("checkedAt").unwrap()), (at, at));
+        assert_eq!(to_json(&stored.get("verify").unwrap().clone()), verify, "and reads as it was");
+        let odd = notes(serde_json::json!({ "verify": { "checkedAt": "yesterday" } }));
+        assert_eq!(odd.get_document("verify").unwrap().get_str("checkedAt").unwrap(), "yesterday");
     }
 
     #[test]
