@@ -13,6 +13,7 @@
 
 pub mod config;
 mod listen;
+mod stores;
 mod token;
 
 use std::collections::BTreeMap;
@@ -26,13 +27,14 @@ use optio_actors::events::SERVICE_STREAM;
 use optio_actors::sessions::{OnExit, Places};
 use optio_actors::{Service, Settings};
 use optio_host::{Host, LocalHost, LocalHostConfig};
-use optio_store::embedded::{BLOB_GRACE, Embedded, Options as StoreOptions};
-use optio_store::{DiskJournal, DiskJournalOptions, Store};
+use optio_store::embedded::BLOB_GRACE;
+use optio_store::{DiskJournal, Store};
 use optio_web::{Web, WebOptions};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 pub use config::{Config, Options};
+use stores::OpenStore;
 
 /// How long an idle connection is kept: longer than a page takes between two requests, and than most proxies keep theirs.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -56,7 +58,7 @@ pub struct Server {
     http: actix_web::dev::Server,
     unix: Option<listen::UnixSocket>,
     draining: watch::Sender<bool>,
-    store: Embedded,
+    store: OpenStore,
     journal: Arc<DiskJournal>,
 }
 
@@ -67,7 +69,7 @@ impl Server {
     /// Fails with one sentence for the operator: another service has the data directory, the address is taken, the
     /// token's file can be read by others.
     pub async fn new(config: Config) -> Result<Self> {
-        let (store, journal) = open(&config).await?;
+        let (store, journal) = OpenStore::open(&config).await?;
         let token = token::load_or_make(&config.token_file)?;
         let tcp = listen::tcp(config.listen)?;
         let address = tcp.local_addr().context("the listener has no address")?;
@@ -148,18 +150,6 @@ impl Server {
     }
 }
 
-/// Opens what is on disk. The store comes first: its lock is the one that says who else is there.
-async fn open(config: &Config) -> Result<(Embedded, Arc<DiskJournal>)> {
-    let dir = config.data_dir.clone();
-    let opening = tokio::task::spawn_blocking(move || {
-        let store = Embedded::open(&dir, StoreOptions::default())?;
-        let journal = DiskJournal::open(dir.join("journal"), DiskJournalOptions::default())?;
-        anyhow::Ok((store, journal))
-    });
-    let opened = opening.await.context("opening the data directory was interrupted")?;
-    opened.with_context(|| format!("data directory {}", config.data_dir.display()))
-}
-
 async fn settings(config: &Config, store: Store) -> Result<Settings> {
     let places = LocalHostConfig {
         task_root: Some(config.task_root.clone()),
@@ -178,7 +168,7 @@ async fn settings(config: &Config, store: Store) -> Result<Settings> {
 }
 
 /// Deletes the blobs that nothing names any more, and tells the log when the journal's disk fails and when it is back.
-async fn keep_house(store: Embedded, journal: Arc<DiskJournal>) {
+async fn keep_house(store: OpenStore, journal: Arc<DiskJournal>) {
     let mut sweep = tokio::time::interval(BLOB_GRACE);
     let mut look = tokio::time::interval(LOOK_EVERY);
     let mut known = None;

@@ -96,7 +96,13 @@ impl Handler<Wipe> for HostLink {
                 return Ok(Finish::Withheld(format!("{why}; the workdir is kept at {}", at.display())));
             }
             run.step(ChildKind::HostLink, "wipe").await.map_err(StepError::new)?;
-            run.host.cleanup(&run.dir).await.map_err(StepError::new)?;
+            if let Err(problem) = run.host.cleanup(&run.dir).await {
+                // A wipe that only lost its answer must not be told as a workdir that was kept.
+                match run.host.exists(&run.dir).await {
+                    Ok(false) => {}
+                    Ok(true) | Err(_) => return Err(StepError::new(problem)),
+                }
+            }
             run.did(Deed::Wiped);
             Ok(Finish::Done("the task directory is gone".to_owned()))
         };

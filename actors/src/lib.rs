@@ -36,5 +36,6 @@ pub mod testing;
 pub mod trace;
 
 pub use error::SessionError;
+pub use login::account_in;
 pub use service::Service;
 pub use settings::{Defaults, Settings};

@@ -37,6 +37,12 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 /// How long the kernel may take to end and reap what was killed.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
+/// Tries to stop an agent; what fails does so at once or, with the limits above, within 20 s.
+const STOP_TRIES: u32 = 2;
+
+/// The wait between two of them.
+const STOP_PAUSE: Duration = Duration::from_secs(1);
+
 /// A heartbeat for a renewal that was sent longer ago than this would promise more than the lease holds.
 const HEARTBEAT_AGE: Duration = Duration::from_secs(4);
 
@@ -387,7 +393,7 @@ impl Handler<StopAgent> for Process {
             run.step(ChildKind::Process, "stop_agent").await.map_err(StepError::new)?;
             let how = match piped {
                 Some(piped) => piped.stop(style, FLUSH_LIMIT, KILL_LIMIT).await.map_err(StepError::new)?,
-                None => stop_guarded(&run, style).await?,
+                None => stop_guarded_surely(&run, style).await?,
             };
             run.did(Deed::AgentGone);
             Ok(how)
@@ -397,6 +403,18 @@ impl Handler<StopAgent> for Process {
             result
         }))
     }
+}
+
+/// Tries again where the host fails: an agent without proof of its end costs its seed and its workdir.
+async fn stop_guarded_surely(run: &RunContext, style: StopStyle) -> StepResult {
+    for _ in 1..STOP_TRIES {
+        match stop_guarded(run, style).await {
+            Err(problem) => warn!(%problem, "agent is not stopped yet"),
+            stopped => return stopped,
+        }
+        tokio::time::sleep(STOP_PAUSE).await;
+    }
+    stop_guarded(run, style).await
 }
 
 async fn stop_guarded(run: &RunContext, style: StopStyle) -> StepResult {

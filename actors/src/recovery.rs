@@ -1,6 +1,8 @@
 //! Bringing spooled logins home when a service starts (T-157): each under a lease of its own, and only where it is
 //! certain that the spooled login is the newer one of the same account.
 
+use std::time::Duration;
+
 use optio_codex_protocol::auth::{self, Credential};
 use optio_store::{
     Holder, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedStatus, SpoolEntry, SpoolId, StoreError,
@@ -11,11 +13,14 @@ use tracing::{info, warn};
 use crate::events::Events;
 use crate::settings::Settings;
 
+/// How long one entry may keep the start of the service waiting: several store operations.
+const REPLAY_LIMIT: Duration = Duration::from_secs(30);
+
 /// Replays every entry whose session is over; one whose session is being taken up is that session's to save. Answers
 /// the seeds that have their newest login again.
 pub async fn replay_spool(settings: &Settings) -> Vec<SeedId> {
     let mut home = Vec::new();
-    let entries = match settings.store.spool.entries().await {
+    let entries = match in_time(settings.store.spool.entries()).await {
         Ok(entries) => entries,
         Err(problem) => {
             warn!(%problem, "spool cannot be read");
@@ -26,7 +31,7 @@ pub async fn replay_spool(settings: &Settings) -> Vec<SeedId> {
         let at = settings.store.spool.describe(&id);
         match entry {
             Err(problem) => warn!(at, %problem, "spooled login cannot be read, it is left where it is"),
-            Ok(entry) => match replay(settings, &id, &entry).await {
+            Ok(entry) => match in_time(replay(settings, &id, &entry)).await {
                 Ok(true) => home.push(entry.seed),
                 Ok(false) => info!(seed = %entry.seed, at, "spooled login is left where it is"),
                 Err(problem) => warn!(seed = %entry.seed, at, %problem, "spooled login is not home yet"),
@@ -34,6 +39,12 @@ pub async fn replay_spool(settings: &Settings) -> Vec<SeedId> {
         }
     }
     home
+}
+
+async fn in_time<T>(doing: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let what = "replay of the spool";
+    let ended = tokio::time::timeout(REPLAY_LIMIT, doing).await;
+    ended.unwrap_or(Err(StoreError::TimedOut { what, limit: REPLAY_LIMIT }))
 }
 
 async fn replay(settings: &Settings, id: &SpoolId, entry: &SpoolEntry) -> Result<bool, StoreError> {
@@ -48,9 +59,15 @@ async fn replay(settings: &Settings, id: &SpoolId, entry: &SpoolEntry) -> Result
     }
     let saved = save(settings, entry, &holder).await;
     if let Ok(true) = saved {
-        store.spool.confirm(id).await?;
+        // The entry goes before the lease, so that nobody rotates past an entry that is still there; and it goes after
+        // everything else, so that what fails here is tried again at the next start.
         let patch = SeedPatch { status: Some((SeedStatus::Alive, None)), ..SeedPatch::default() };
         store.seeds.patch(&entry.seed, Some(&holder), patch).await?;
+        if let Err(problem) = store.spool.confirm(id).await
+            && store.spool.entries().await?.iter().any(|(left, _)| left == id)
+        {
+            return Err(problem);
+        }
         info!(seed = %entry.seed, "spooled login is home");
         let service = settings.service_stream.clone();
         Events::new(entry.session.clone(), service.clone(), service)

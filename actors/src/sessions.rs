@@ -22,7 +22,7 @@ pub use place::Places;
 use crate::error::SessionError;
 use crate::events::Events;
 use crate::session::phase::{Phase, Request, State};
-use crate::session::record::{Ledger, NewestBefore, RunRecord, SessionRecord};
+use crate::session::record::{Ledger, NewestBefore, RunRecord, SessionRecord, of_run};
 use crate::session::status::SessionView;
 use crate::session::{
     Beginning, Detach, IsPiped, RunContext, Session, SessionEnded, SessionParts, StopMode, StopSession,
@@ -162,7 +162,13 @@ impl Handler<Reconcile> for Sessions {
             let found = rows.len();
             for row in rows {
                 match SessionRecord::read(&row) {
-                    Ok(record) => root.take_up(record, row.rev, Beginning::Recover, ctx),
+                    Ok(mut record) => {
+                        // Its agent was not proven gone: that is tried again, whatever runs of it is not adopted.
+                        if record.phase == Phase::Lost {
+                            record.walk_again();
+                        }
+                        root.take_up(record, row.rev, Beginning::Recover, ctx);
+                    }
                     // Its workdir and its lease's mark stay as they are; nothing is wiped on a guess.
                     Err(problem) => error!(session = %row.id, %problem, "record cannot be read, the session is left alone"),
                 }
@@ -199,7 +205,17 @@ impl Handler<Launch> for Sessions {
             checked?;
             let config = settings.defaults.under(&launch.config)?;
             let record = new_record(launch.name, launch.labels, launch.host, config);
-            match settings.store.records.insert(record.first_row()?, launch.idempotency).await? {
+            let inserted = match settings.store.records.insert(record.first_row()?, launch.idempotency).await
+            {
+                // It may be there all the same, and nobody would begin its run.
+                Err(unknown @ (StoreError::Unavailable { .. } | StoreError::TimedOut { .. })) => {
+                    let run = record.run.as_ref().map(|run| run.id.clone());
+                    let there = of_run(&settings.store, &record.id, &run).await?;
+                    there.map(|_| Inserted::New).ok_or(unknown)
+                }
+                inserted => inserted,
+            };
+            match inserted? {
                 Inserted::New => Ok((record, true)),
                 Inserted::KeyReused => Err(SessionError::KeyReused),
                 Inserted::Same(id) => {
@@ -384,7 +400,14 @@ impl Handler<Resume> for Sessions {
             prepare_resume(&settings, &mut record, resume.snapshot).await?;
             let first = record.first_row()?;
             row = optio_store::RecordRow { rev: row.rev, ..first };
-            let rev = settings.store.records.update(row).await?;
+            let rev = match settings.store.records.update(row).await {
+                Ok(rev) => rev,
+                Err(unknown @ (StoreError::Unavailable { .. } | StoreError::TimedOut { .. })) => {
+                    let run = record.run.as_ref().map(|run| run.id.clone());
+                    of_run(&settings.store, &record.id, &run).await?.ok_or(unknown)?.rev
+                }
+                Err(problem) => return Err(problem.into()),
+            };
             let view = SessionView::of(&record, 0);
             address.do_send(StartRun { record: Box::new(record), rev });
             Ok(view)

@@ -93,17 +93,10 @@ impl Handler<Restore> for Snapshotter {
             run.step(ChildKind::Snapshotter, "restore").await?;
             let row = run.store.snapshots.get(&id).await?;
             let row = row.ok_or_else(|| StoreError::NotFound { what: "snapshot", id: id.to_string() })?;
-            let codec = match row.codec.as_str() {
-                "gzip" => Codec::Gzip,
-                "zstd" => Codec::Zstd,
-                other => {
-                    return Err(StoreError::Damaged {
-                        what: format!("snapshot {id}"),
-                        why: format!("codec {other:?} is not known"),
-                    }
-                    .into());
-                }
-            };
+            let codec = codec_of(&row.codec).ok_or_else(|| StoreError::Damaged {
+                what: format!("snapshot {id}"),
+                why: format!("codec {:?} is not known", row.codec),
+            })?;
             let archive = run.store.snapshots.open(&id).await?;
             // What the store finds wrong half way must stop the extraction, not end it.
             let archive =
@@ -217,6 +210,14 @@ impl Handler<CaptureSnapshot> for Snapshotter {
     }
 }
 
+fn codec_of(word: &str) -> Option<Codec> {
+    match word {
+        "gzip" => Some(Codec::Gzip),
+        "zstd" => Some(Codec::Zstd),
+        _ => None,
+    }
+}
+
 /// Why no snapshot is due: a run that never came up must not shadow an earlier one (S-322, S-466, T-179).
 fn snapshot_refusal(record: &SessionRecord) -> Option<String> {
     if !record.config.supports_resume() {
@@ -234,14 +235,16 @@ async fn capture_workdir(run: &RunContext) -> StepResult {
         run.did(Deed::SnapshotStored);
         return Ok(Finish::Done(format!("snapshot {} is on record", row.id)));
     }
-    let (patterns, about) = run.ledger.read(|record| (excludes(record), about(record)));
-    let mut about = about;
+    // Whoever shares the store must be able to read it.
+    let word = run.store.snapshots.codec();
+    let codec = codec_of(word).ok_or_else(|| StepError::new(format!("codec {word:?} is not known")))?;
+    let (patterns, mut about) = run.ledger.read(|record| (excludes(record), about(record, word)));
     if about.thread_id.is_some() && !has_rollout(run, about.thread_id.as_deref()).await {
         warn!("thread has no rollout, a resume will begin a new one");
         about.thread_id = None;
     }
     let excludes = Excludes::new(patterns).map_err(StepError::new)?;
-    let mut archive = run.host.archive(&run.dir, excludes, Codec::Zstd).await.map_err(StepError::new)?;
+    let mut archive = run.host.archive(&run.dir, excludes, codec).await.map_err(StepError::new)?;
     let mut writer = run.store.snapshots.begin().await.map_err(StepError::new)?;
     while let Some(chunk) = archive.next().await {
         writer.write(chunk.map_err(StepError::new)?).await.map_err(StepError::new)?;
@@ -262,7 +265,7 @@ fn excludes(record: &SessionRecord) -> Vec<String> {
     record.config.effective_excludes(seeded)
 }
 
-fn about(record: &SessionRecord) -> NewSnapshot {
+fn about(record: &SessionRecord, codec: &str) -> NewSnapshot {
     let run = record.run.as_ref();
     NewSnapshot {
         session: record.id.clone(),
@@ -272,7 +275,7 @@ fn about(record: &SessionRecord) -> NewSnapshot {
         thread_id: run.and_then(|r| {
             r.thread_id.clone().filter(|id| r.had_turn || r.resume_thread.as_ref() == Some(id))
         }),
-        codec: "zstd".to_owned(),
+        codec: codec.to_owned(),
         seed: run.and_then(|r| r.seed.clone()),
     }
 }

@@ -305,10 +305,14 @@ impl World {
     }
 }
 
-/// Lets some time pass between two looks: little at first, more where a limit of minutes has to run out.
+/// Lets some time pass between two looks: little at first, more where limits of minutes have to run out.
 async fn pause(looks: &mut u32) {
     *looks += 1;
-    let millis = if *looks < 100 { 10 } else { 500 };
+    let millis = match *looks {
+        ..100 => 10,
+        100..1000 => 500,
+        1000.. => 5000,
+    };
     tokio::time::sleep(Duration::from_millis(millis)).await;
 }
 

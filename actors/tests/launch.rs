@@ -12,6 +12,7 @@ use optio_actors::sessions::Resume;
 use optio_actors::supervision::ChildKind;
 use optio_actors::testing::{Behaviour, World, play};
 use optio_actors::trace::Deed;
+use optio_store::faulty::{Fault, StoreOp};
 use optio_store::{Holder, Leases, SeedId, SeedPatch, SeedStatus, Seeds, SessionId, Want};
 use serde_json::{Value, json};
 
@@ -154,6 +155,12 @@ fn a_stop_during_any_step_of_a_launch_leaves_nothing() {
         assert!(world.faults.arm(child, step, kind, 1));
         resume(&world, &id).await;
         world.until("the fault", async || world.faults.armed() == 0).await;
+        if let Meanwhile::TooSlow = how {
+            // What ends after it was given up must not be done after the step that undoes it.
+            for ms in [1, 3000] {
+                world.faults.arm(ChildKind::Session, "note_stop_agent", FaultKind::Delay { ms }, 1);
+            }
+        }
         let asked = tokio::time::Instant::now();
         world.service().stop(&id, StopMode::Graceful).await.unwrap();
         let view = world.wait_over(&id).await;
@@ -162,6 +169,17 @@ fn a_stop_during_any_step_of_a_launch_leaves_nothing() {
         tokio::time::sleep(Duration::from_secs(20)).await;
         nothing_is_left(&world, &view, &seed).await;
     });
+}
+
+#[actix::test]
+async fn a_lease_whose_answer_was_lost_is_let_go() {
+    let world = World::new().await;
+    let seed = world.seed("acme").await;
+    world.faulty_store.fail(StoreOp::Acquire, 1, Fault::DoneButError);
+    let id = world.begin(json!({ "seed": { "id": seed } })).await;
+    let view = world.wait_over(&id).await;
+    assert!(view.reason.as_ref().unwrap().contains("the lease could not be acquired"), "{view:#?}");
+    nothing_is_left(&world, &view, &seed).await;
 }
 
 /// Launches with this seed, and answers why that failed.

@@ -32,12 +32,19 @@ pub struct Options {
     /// Directory of the sessions' working directories [default: tasks in the data directory]
     #[arg(long, env = "OPTIO_CODEX_TASK_ROOT", value_name = "DIR")]
     pub task_root: Option<PathBuf>,
-    /// Where logins, snapshots and records are kept: "embedded" [default: embedded]
-    #[arg(long, env = "OPTIO_CODEX_STORE", value_name = "STORE")]
-    pub store: Option<String>,
-    /// Prefix of a shared database's collections; the embedded store has none
+    /// Where logins, snapshots and records are kept: "embedded", or mongodb://HOST/DATABASE (an address with a password
+    /// belongs into the environment or the file) [default: embedded]
+    #[arg(long, env = "OPTIO_CODEX_STORE", value_name = "STORE", hide_env_values = true)]
+    pub store: Option<StoreAddress>,
+    /// Begins the names of the collections in a MongoDB [default: optio]
     #[arg(long, env = "OPTIO_CODEX_PREFIX", value_name = "NAME")]
     pub prefix: Option<String>,
+    /// The same for the logins, where they are shared with another deployment [default: the prefix]
+    #[arg(long, env = "OPTIO_CODEX_SEED_PREFIX", value_name = "NAME")]
+    pub seed_prefix: Option<String>,
+    /// The same for the snapshots [default: the prefix]
+    #[arg(long, env = "OPTIO_CODEX_SNAPSHOT_PREFIX", value_name = "NAME")]
+    pub snapshot_prefix: Option<String>,
     /// File of the bearer token, made when it is missing [default: token in the data directory]
     #[arg(long, env = "OPTIO_CODEX_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -76,6 +83,23 @@ pub struct Options {
     /// What sessions get that do not say otherwise; in the file only.
     #[arg(skip)]
     pub defaults: Option<DefaultOptions>,
+}
+
+/// What was given as the store: a word, or an address that may hold a password, which is why it is never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct StoreAddress(pub(super) String);
+
+impl From<&str> for StoreAddress {
+    fn from(given: &str) -> Self {
+        Self(given.to_owned())
+    }
+}
+
+impl std::fmt::Debug for StoreAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreAddress(…)")
+    }
 }
 
 /// The `[defaults]` of the file.
@@ -156,6 +180,8 @@ impl Options {
             task_root: self.task_root.or(below.task_root),
             store: self.store.or(below.store),
             prefix: self.prefix.or(below.prefix),
+            seed_prefix: self.seed_prefix.or(below.seed_prefix),
+            snapshot_prefix: self.snapshot_prefix.or(below.snapshot_prefix),
             token_file: self.token_file.or(below.token_file),
             public_url: self.public_url.or(below.public_url),
             allowed_hosts: self.allowed_hosts.or(below.allowed_hosts),

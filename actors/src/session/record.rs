@@ -171,6 +171,16 @@ impl SessionRecord {
         self.phase = Phase::Stopping;
     }
 
+    /// Puts a lost session back to the first step that did not end well. That step and all after it are walked again.
+    pub fn walk_again(&mut self) {
+        let unwell = |step: &StepRecord| !step.outcome.as_ref().is_some_and(Outcome::is_settled_well);
+        let from = self.teardown.iter().position(unwell).unwrap_or(self.teardown.len());
+        for step in &mut self.teardown[from..] {
+            (step.started_at, step.ended_at, step.outcome) = (None, None, None);
+        }
+        self.phase = Phase::Stopping;
+    }
+
     /// The state the outside sees.
     pub fn state(&self) -> State {
         let turn_runs = self.run.as_ref().is_some_and(|run| run.turn.is_some());
@@ -241,6 +251,20 @@ const CERTAIN_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// The longest of these waits.
 const CERTAIN_PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// The stored row of a session, if it is this run's. A write without an answer may have been done: whoever makes the run
+/// is the one writer of its record, so what stands there of it was written by them.
+pub(crate) async fn of_run(
+    store: &Store,
+    id: &SessionId,
+    run: &Option<RunId>,
+) -> Result<Option<RecordRow>, StoreError> {
+    let Some(row) = store.records.get(id).await? else {
+        return Ok(None);
+    };
+    let written_by = SessionRecord::read(&row)?.run.map(|run| run.id);
+    Ok((written_by == *run).then_some(row))
+}
+
 /// The record in memory and its way to the store. The session is its one writer; children read.
 pub struct Ledger {
     record: Mutex<Edited>,
@@ -289,20 +313,25 @@ impl Ledger {
             let edited = self.record.lock().unwrap_or_else(PoisonError::into_inner);
             (edited.record.row(stored.rev)?, edited.edits)
         };
+        let run = self.read(|record| record.run.as_ref().map(|run| run.id.clone()));
         let trying = async {
             loop {
                 match self.store.records.update(row.clone()).await {
                     Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. }) => {
                         tokio::time::sleep(SAVE_PAUSE).await;
                     }
-                    Err(conflict @ StoreError::Conflict { .. }) => match self.rev_of_this_run().await {
-                        Ok(Some(rev)) if rev != row.rev => row.rev = rev,
-                        Ok(_) => return Err(conflict),
-                        Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. }) => {
-                            tokio::time::sleep(SAVE_PAUSE).await;
+                    // Ours, if this run wrote it: a write whose answer was lost.
+                    Err(conflict @ StoreError::Conflict { .. }) => {
+                        match of_run(&self.store, &row.id, &run).await {
+                            Ok(Some(stored)) if stored.body == row.body => return Ok(stored.rev),
+                            Ok(Some(stored)) if stored.rev != row.rev => row.rev = stored.rev,
+                            Ok(Some(_) | None) => return Err(conflict),
+                            Err(StoreError::Unavailable { .. } | StoreError::TimedOut { .. }) => {
+                                tokio::time::sleep(SAVE_PAUSE).await;
+                            }
+                            Err(problem) => return Err(problem),
                         }
-                        Err(problem) => return Err(problem),
-                    },
+                    }
                     ended => return ended,
                 }
             }
@@ -328,16 +357,6 @@ impl Ledger {
                 ended => return ended,
             }
         }
-    }
-
-    /// The stored revision, if what is stored is of this ledger's own run. A write whose answer was lost may have been
-    /// done; and nobody else writes the record of a run that lives.
-    async fn rev_of_this_run(&self) -> Result<Option<u64>, StoreError> {
-        let (id, run) =
-            self.read(|record| (record.id.clone(), record.run.as_ref().map(|run| run.id.clone())));
-        let Some(row) = self.store.records.get(&id).await? else { return Ok(None) };
-        let found = SessionRecord::read(&row)?.run.map(|run| run.id);
-        Ok((found == run).then_some(row.rev))
     }
 }
 

@@ -80,14 +80,7 @@ impl Handler<StopAgain> for Sessions {
             let mut record = SessionRecord::read(&row)?;
             record.phase.accepts(Request::Stop).map_err(|refusal| SessionError::refused(&id, refusal))?;
             if record.phase == Phase::Lost {
-                let unwell = |step: &crate::session::record::StepRecord| {
-                    !step.outcome.as_ref().is_some_and(crate::teardown::Outcome::is_settled_well)
-                };
-                let from = record.teardown.iter().position(unwell).unwrap_or(record.teardown.len());
-                for step in &mut record.teardown[from..] {
-                    (step.started_at, step.ended_at, step.outcome) = (None, None, None);
-                }
-                record.phase = Phase::Stopping;
+                record.walk_again();
             }
             let view = SessionView::of(&record, 0);
             Ok((record, row.rev, view))

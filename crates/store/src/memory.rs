@@ -127,6 +127,11 @@ impl MemoryStore {
         }
     }
 
+    /// Makes an entry of the spool unreadable.
+    pub fn damage_spooled(&self, id: &SpoolId) {
+        self.lock().damaged.insert(id.0.clone());
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -493,9 +498,18 @@ impl Spool for MemoryStore {
     }
 
     async fn entries(&self) -> Result<Vec<(SpoolId, Result<SpoolEntry>)>> {
+        let state = self.lock();
         let entries: BTreeMap<_, _> =
-            self.lock().spool.clone().into_iter().map(|(id, e)| ((e.at, id), e)).collect();
-        Ok(entries.into_iter().map(|((_, id), entry)| (SpoolId(id), Ok(entry))).collect())
+            state.spool.clone().into_iter().map(|(id, e)| ((e.at, id), e)).collect();
+        let read = |(id, entry): (String, SpoolEntry)| {
+            let damaged = || StoreError::Damaged {
+                what: format!("spooled login memory:{id}"),
+                why: "it was damaged on purpose".to_owned(),
+            };
+            let entry = if state.damaged.contains(&id) { Err(damaged()) } else { Ok(entry) };
+            (SpoolId(id), entry)
+        };
+        Ok(entries.into_iter().map(|((_, id), entry)| read((id, entry))).collect())
     }
 
     fn describe(&self, id: &SpoolId) -> String {

@@ -1,7 +1,7 @@
 //! What the store in memory holds, and its rules.
 
-use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -27,6 +27,8 @@ pub(super) struct State {
     /// Idempotency key to digest, session and time.
     pub(super) keys: HashMap<String, (String, SessionId, i64)>,
     pub(super) spool: BTreeMap<String, SpoolEntry>,
+    /// Entries of the spool that cannot be read.
+    pub(super) damaged: BTreeSet<String>,
     pub(super) log: Vec<Logged>,
     versions: u64,
     turns: u64,

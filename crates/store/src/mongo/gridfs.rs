@@ -50,7 +50,7 @@ impl Upload {
         self.sent as u64 * CHUNK as u64 + self.buffer.len() as u64
     }
 
-    /// Takes bytes. Answers a batch to send when one is full; [`Upload::write`] sends it.
+    /// Takes bytes, and sends what makes whole batches.
     pub(super) async fn write(&mut self, core: &Core, bytes: &[u8]) -> Tried<()> {
         self.buffer.extend_from_slice(bytes);
         while self.buffer.len() >= CHUNK * BATCH {
