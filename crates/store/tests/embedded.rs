@@ -246,6 +246,38 @@ fn wait_for_lock(dir: &Path) {
 }
 
 #[tokio::test]
+async fn a_pool_is_used_in_turn_also_within_one_millisecond() {
+    let dir = Dir::new();
+    let store = store(&dir.open());
+    for token in ["t0", "t1", "t2"] {
+        store.seeds.import(new_seed(token, Some("p"))).await.unwrap();
+    }
+    let mut order = Vec::new();
+    for _ in 0..6 {
+        let lease = store.leases.acquire(&Want::Pool("p".into()), &holder("a")).await.unwrap().unwrap();
+        store.leases.release(&lease.seed, &holder("a")).await.unwrap();
+        order.push(lease.seed);
+    }
+    assert_eq!(order[..3], order[3..]);
+    assert!(order[0] != order[1] && order[1] != order[2] && order[0] != order[2]);
+}
+
+#[tokio::test]
+async fn a_database_that_takes_no_rows_is_a_problem_until_it_does() {
+    let dir = Dir::new();
+    let store = store(&dir.open());
+    assert!(store.health.check().await.works());
+    // Not a full disk, but SQLite refuses the row all the same.
+    let beside = rusqlite::Connection::open(dir.path().join("optio.db")).unwrap();
+    beside.execute_batch("ALTER TABLE meta RENAME TO elsewhere").unwrap();
+    let health = store.health.check().await;
+    assert!(health.problem.as_deref().is_some_and(|why| why.contains("meta")), "{health:?}");
+    assert_eq!(store.health.state(), health);
+    beside.execute_batch("ALTER TABLE elsewhere RENAME TO meta").unwrap();
+    assert!(store.health.check().await.works());
+}
+
+#[tokio::test]
 async fn a_replaced_login_stays_for_its_readers_and_is_swept_later() {
     let dir = Dir::new();
     let embedded = dir.open();

@@ -247,6 +247,29 @@ async fn a_save_back_by_python_makes_our_notes_stale() {
     store.seeds.import(new_seed("old", None)).await.expect("nobody has that one any more");
 }
 
+#[tokio::test]
+async fn one_login_that_is_imported_by_many_at_once_is_stored_once() {
+    let world = World::new().await;
+    let store = open(&world).await;
+    let imports = (0..8).map(|_| {
+        let seeds = store.seeds.clone();
+        tokio::spawn(async move { seeds.import(new_seed("same", None)).await })
+    });
+    let mut stored = 0;
+    for task in imports.collect::<Vec<_>>() {
+        match task.await.unwrap() {
+            Ok(_) => stored += 1,
+            Err(error) => assert!(matches!(error, StoreError::Conflict { .. }), "{error}"),
+        }
+    }
+    assert_eq!((stored, count(&world, SEEDS).await), (1, 1));
+    assert_eq!(count(&world, "optio_codex_lineage_claims").await, 0);
+    // One whose service died while it imported runs out.
+    let old = doc! { "_id": "some lineage", "seed": "some seed", "at": DateTime::from_millis(0) };
+    world.collection("optio_codex_lineage_claims").insert_one(old).await.unwrap();
+    store.seeds.import(new_seed("other", None)).await.unwrap();
+}
+
 /// Python's own words (T-079, T-091).
 async fn python_acquires(world: &World, key: &str, by: &str) -> bool {
     let free = doc! { "$or": [

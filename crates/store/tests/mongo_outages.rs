@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mongodb::Client;
-use mongodb::bson::{Bson, doc};
+use mongodb::bson::{Bson, Document, doc};
 use optio_store::mongo::{Mongo, Options};
 use optio_store::suite::{auth, holder, new_seed, no_journal, pool};
 use optio_store::{NewSnapshot, Renewal, SaveOutcome, SeedFiles, SeedId, SessionId, Store, StoreError, Want};
@@ -170,6 +170,58 @@ async fn a_save_that_was_not_confirmed_is_decided_by_reading() {
     assert!(matches!(saved, SaveOutcome::Saved(_)), "{saved:?}");
     assert_ne!(seeds.find_one(doc! {}).await.unwrap().unwrap().get("blobId"), before.get("blobId"));
     assert_eq!(store.seeds.load(&id).await.unwrap().0.0[SeedFiles::AUTH], auth("t2"));
+}
+
+/// What happens to the document while the save's last update is on its way (F6).
+async fn saved_while(meddling: Document) -> (World, Document, SaveOutcome) {
+    let world = World::alone().await;
+    let store = open(&world).await.store(no_journal());
+    let id = leased(&store).await;
+    let base = store.seeds.load(&id).await.unwrap().1;
+    let slow = doc! {
+        "configureFailPoint": "failCommand",
+        "mode": "alwaysOn",
+        "data": {
+            "failCommands": ["update"],
+            "namespace": format!("{}.optio_codex_seeds", world.db.name()),
+            "blockConnection": true,
+            "blockTimeMS": 1000,
+            "appName": "optio-codex",
+        },
+    };
+    let admin = Client::with_uri_str(&world.connection).await.unwrap().database("admin");
+    admin.run_command(slow).await.unwrap();
+    let saving = tokio::spawn(async move {
+        store.seeds.save_credential(&id, &holder("a"), &base, auth("t2")).await.unwrap()
+    });
+    // The new blob is there: the last update is the next that comes.
+    let journal = world.collection("optio_codex_blob_journal");
+    let begun = Instant::now();
+    while journal.count_documents(doc! { "state": "superseded" }).await.unwrap() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the save does not come to its end");
+    }
+    let seeds = world.collection("optio_codex_seeds");
+    seeds.update_one(doc! {}, doc! { "$set": meddling }).await.unwrap();
+    let meddled = seeds.find_one(doc! {}).await.unwrap().unwrap();
+    let outcome = saving.await.unwrap();
+    (world, meddled, outcome)
+}
+
+#[tokio::test]
+async fn a_lease_that_is_taken_before_the_last_step_of_a_save_saves_nothing() {
+    let (world, meddled, outcome) = saved_while(doc! { "lease.holder": "thief" }).await;
+    assert_eq!(outcome, SaveOutcome::NotHolder);
+    assert_eq!(world.only("optio_codex_seeds").await, meddled);
+    world.only("fs.files").await;
+}
+
+#[tokio::test]
+async fn a_blob_that_is_replaced_before_the_last_step_of_a_save_stays() {
+    let other = mongodb::bson::oid::ObjectId::new();
+    let (world, meddled, outcome) = saved_while(doc! { "blobId": other }).await;
+    let current = optio_store::SeedVersion(other.to_hex());
+    assert_eq!(outcome, SaveOutcome::Superseded { current });
+    assert_eq!(world.only("optio_codex_seeds").await, meddled);
 }
 
 #[tokio::test]
