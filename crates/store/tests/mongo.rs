@@ -47,9 +47,8 @@ async fn leased(store: &Store, token: &str) -> SeedId {
 }
 
 /// A login as Python captures it: an archive in the bucket, a document with nothing but what capture writes (T-002).
-async fn captured_by_python(world: &World, member: &str, token: &str) -> SeedId {
+async fn captured_by_python(world: &World, member: &str, auth: Bytes) -> SeedId {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
-    let auth = auth(token);
     let mut header = tar::Header::new_gnu();
     header.set_size(auth.len() as u64);
     header.set_mode(0o600);
@@ -211,7 +210,7 @@ async fn a_seed_that_python_captured_is_listed_loaded_and_never_imported_again()
     let world = World::new().await;
     let store = open(&world).await;
     for member in [".codex/auth.json", "./.codex/auth.json"] {
-        let id = captured_by_python(&world, member, member).await;
+        let id = captured_by_python(&world, member, auth(member)).await;
         let (files, _) = store.seeds.load(&id).await.unwrap();
         assert_eq!(files.0[SeedFiles::AUTH], auth(member));
         let refused = store.seeds.import(new_seed(member, None)).await.unwrap_err();
@@ -237,13 +236,18 @@ async fn a_save_back_by_python_makes_our_notes_stale() {
     let world = World::new().await;
     let store = open(&world).await;
     let id = store.seeds.import(new_seed("old", None)).await.unwrap().id;
-    let python = captured_by_python(&world, ".codex/auth.json", "rotated").await;
+    let rotated = Bytes::from_static(br#"{"tokens":{"account_id":"other","refresh_token":"rotated"}}"#);
+    let python = captured_by_python(&world, ".codex/auth.json", rotated.clone()).await;
     let seeds = world.collection(SEEDS);
     let theirs = doc! { "_id": ObjectId::parse_str(python.as_str()).unwrap() };
     let blob = seeds.find_one_and_delete(theirs).await.unwrap().unwrap().get_object_id("blobId").unwrap();
     let this = doc! { "_id": ObjectId::parse_str(id.as_str()).unwrap() };
     seeds.update_one(this, doc! { "$set": { "blobId": blob, "updatedAt": DateTime::now() } }).await.unwrap();
-    assert!(matches!(store.seeds.import(new_seed("rotated", None)).await, Err(StoreError::Conflict { .. })));
+    let account = store.seeds.get(&id).await.unwrap().unwrap().account;
+    assert_eq!(account.id.as_deref(), Some("other"), "whose it was before counts no more");
+    let mut again = new_seed("rotated", None);
+    again.files.0.insert(SeedFiles::AUTH.into(), rotated);
+    assert!(matches!(store.seeds.import(again).await, Err(StoreError::Conflict { .. })));
     store.seeds.import(new_seed("old", None)).await.expect("nobody has that one any more");
 }
 
@@ -531,13 +535,15 @@ async fn what_the_sweeper_has_is_not_committed() {
     let mongo = world.open().await;
     let store = mongo.store(no_journal());
     let session = SessionId::mint();
-    let mut writer = store.snapshots.begin().await.unwrap();
-    writer.write(Bytes::from(vec![1; 3 << 20])).await.unwrap();
-    assert!(count(&world, "fs.chunks").await > 0);
-    age_the_journal(&world).await;
-    assert_eq!(mongo.sweep().await.unwrap(), 1);
-    writer.commit(about(&session)).await.unwrap_err();
-    assert!(store.snapshots.list(&session).await.unwrap().is_empty());
+    // The large one has chunks there already, the small one sends its first with the commit.
+    for bytes in [vec![1; 3 << 20], vec![1; 10]] {
+        let mut writer = store.snapshots.begin().await.unwrap();
+        writer.write(bytes.into()).await.unwrap();
+        age_the_journal(&world).await;
+        assert_eq!(mongo.sweep().await.unwrap(), 1);
+        writer.commit(about(&session)).await.unwrap_err();
+        assert!(store.snapshots.list(&session).await.unwrap().is_empty());
+    }
 }
 
 #[tokio::test]

@@ -248,6 +248,8 @@ async fn no_error_quotes_the_connection_string() {
         "mongodb://user:hunter2:@:/db",
         "mongodb://user:hunter2@127.0.0.1:1",
         "mongodb://user:hunter2%@127.0.0.1:1/db",
+        // In the wrong place: to the driver it is a port, which it quotes.
+        "mongodb://user@127.0.0.1:hunter2/db",
         "mongo://user:hunter2@127.0.0.1/db",
         "mongodb+srv://user:hunter2@127.0.0.1:27017/db",
     ];
