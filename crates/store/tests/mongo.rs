@@ -4,21 +4,19 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::StreamExt;
-use futures_util::io::{AsyncReadExt, AsyncWriteExt};
+use futures_util::io::AsyncReadExt;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
-use optio_store::mongo::{BLOB_GRACE, Mongo, Options};
+use optio_store::mongo::Options;
 use optio_store::suite::{auth, holder, new_seed, no_journal, pool};
 use optio_store::{
-    ManualClock, NewSnapshot, PageRequest, RecordRow, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedStatus,
-    SessionId, SnapshotRow, Store, StoreError, Want,
+    NewSnapshot, PageRequest, RecordRow, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedStatus, SessionId,
+    SnapshotRow, Store, StoreError, Want,
 };
 use support::World;
 
@@ -26,7 +24,6 @@ mod support;
 
 const SEEDS: &str = "optio_codex_seeds";
 const SNAPSHOTS: &str = "optio_codex_session_snapshots";
-const JOURNAL: &str = "optio_codex_blob_journal";
 
 async fn open(world: &World) -> Store {
     world.open().await.store(no_journal())
@@ -53,19 +50,11 @@ async fn captured_by_python(world: &World, member: &str, auth: Bytes) -> SeedId 
     header.set_size(auth.len() as u64);
     header.set_mode(0o600);
     tar.append_data(&mut header, member, &auth[..]).unwrap();
-    let blob = upload(world, "seed", &tar.into_inner().unwrap().finish().unwrap()).await;
+    let blob = world.upload("seed", &tar.into_inner().unwrap().finish().unwrap()).await;
     let id = ObjectId::new();
     let seed = doc! { "_id": id, "createdAt": DateTime::now(), "blobId": blob, "manifestVersion": 1 };
     world.collection(SEEDS).insert_one(seed).await.unwrap();
     id.to_hex().parse().unwrap()
-}
-
-/// Writes a file as the driver does, which is not how we do it.
-async fn upload(world: &World, name: &str, bytes: &[u8]) -> ObjectId {
-    let mut stream = world.db.gridfs_bucket(None).open_upload_stream(name).await.unwrap();
-    stream.write_all(bytes).await.unwrap();
-    stream.close().await.unwrap();
-    stream.id().as_object_id().unwrap()
 }
 
 /// Reads a file as the driver does.
@@ -266,8 +255,8 @@ async fn one_login_that_is_imported_by_many_at_once_is_stored_once() {
             Err(error) => assert!(matches!(error, StoreError::Conflict { .. }), "{error}"),
         }
     }
-    assert_eq!((stored, count(&world, SEEDS).await), (1, 1));
-    assert_eq!(count(&world, "optio_codex_lineage_claims").await, 0);
+    assert_eq!((stored, world.count(SEEDS).await), (1, 1));
+    assert_eq!(world.count("optio_codex_lineage_claims").await, 0);
     // One whose service died while it imported runs out.
     let old = doc! { "_id": "some lineage", "seed": "some seed", "at": DateTime::from_millis(0) };
     world.collection("optio_codex_lineage_claims").insert_one(old).await.unwrap();
@@ -374,7 +363,7 @@ async fn a_snapshot_that_python_stored_is_listed_opened_and_then_known_by_its_ha
     let store = open(&world).await;
     let session = SessionId::mint();
     let bytes = b"as good as an archive".repeat(100_000);
-    let blob = upload(&world, "workdir", &bytes).await;
+    let blob = world.upload("workdir", &bytes).await;
     let row = doc! {
         "_id": ObjectId::new(), "processId": session.as_str(), "capturedAt": DateTime::now(),
         "endState": "rescued", "workdirBlobId": blob, "sessionId": null,
@@ -468,103 +457,6 @@ async fn a_seed_prefix_of_its_own_is_where_the_seeds_are() {
     world.only("rust_codex_session_snapshots").await;
 }
 
-/// Sets the time of every row of the journal back.
-async fn age_the_journal(world: &World) {
-    let hours_ago = DateTime::from_millis(DateTime::now().timestamp_millis() - 2 * 3_600_000);
-    let older = doc! { "$set": { "at": hours_ago } };
-    world.collection(JOURNAL).update_many(doc! {}, older).await.unwrap();
-}
-
-async fn count(world: &World, collection: &str) -> u64 {
-    world.collection(collection).count_documents(doc! {}).await.unwrap()
-}
-
-#[tokio::test]
-async fn a_replaced_login_stays_for_its_readers_and_is_swept_later() {
-    let world = World::new().await;
-    let clock = Arc::new(ManualClock::new());
-    let mongo = world.open_with("store", Options { clock: Some(clock.clone()), ..Options::default() }).await;
-    let store = mongo.store(no_journal());
-    let id = leased(&store, "t1").await;
-    let base = store.seeds.load(&id).await.unwrap().1;
-    store.seeds.save_credential(&id, &holder("a"), &base, auth("t2")).await.unwrap();
-    clock.advance(BLOB_GRACE - Duration::from_secs(1));
-    assert_eq!((mongo.sweep().await.unwrap(), count(&world, "fs.files").await), (0, 2));
-    clock.advance(Duration::from_secs(1));
-    assert_eq!((mongo.sweep().await.unwrap(), count(&world, "fs.files").await), (1, 1));
-    assert_eq!(store.seeds.load(&id).await.unwrap().0.0[SeedFiles::AUTH], auth("t2"));
-    store.seeds.delete(&id, true).await.unwrap();
-    clock.advance(BLOB_GRACE);
-    assert_eq!((mongo.sweep().await.unwrap(), count(&world, "fs.chunks").await), (1, 0));
-    assert_eq!((mongo.sweep().await.unwrap(), count(&world, JOURNAL).await), (0, 0), "and forgotten");
-}
-
-#[tokio::test]
-async fn the_sweeper_deletes_nothing_that_anybody_names_and_nothing_it_was_not_told_of() {
-    let world = World::new().await;
-    let mongo: Mongo = world.open().await;
-    let names = [
-        ("optio_codex_seeds", "blobId"),
-        ("other_claudecode_seeds", "blobId"),
-        ("x_codex_session_snapshots", "workdirBlobId"),
-        ("x_claudecode_session_snapshots", "sessionBlobId"),
-        ("x_processes", "result.fileId"),
-    ];
-    let note =
-        |id: ObjectId, state: &str| doc! { "_id": id, "state": state, "owner": "x", "at": DateTime::now() };
-    for (i, (collection, field)) in names.into_iter().enumerate() {
-        let blob = upload(&world, "seed", b"named").await;
-        world.collection(collection).insert_one(doc! {}).await.unwrap();
-        world.collection(collection).update_one(doc! {}, doc! { "$set": { field: blob } }).await.unwrap();
-        let state = ["pending", "superseded", "doomed"][i % 3];
-        world.collection(JOURNAL).insert_one(note(blob, state)).await.unwrap();
-    }
-    upload(&world, "seed", b"nobody names it, but it is not in our journal").await;
-    let orphan = upload(&world, "seed", b"ours").await;
-    world.collection(JOURNAL).insert_one(note(orphan, "pending")).await.unwrap();
-    age_the_journal(&world).await;
-    assert_eq!(mongo.sweep().await.unwrap(), 1);
-    assert_eq!(count(&world, "fs.files").await, names.len() as u64 + 1);
-    let left = world.collection("fs.files").count_documents(doc! { "_id": orphan }).await.unwrap();
-    assert_eq!((left, count(&world, JOURNAL).await), (0, 0));
-}
-
-#[tokio::test]
-async fn what_the_sweeper_has_is_not_committed() {
-    let world = World::new().await;
-    let mongo = world.open().await;
-    let store = mongo.store(no_journal());
-    let session = SessionId::mint();
-    // The large one has chunks there already, the small one sends its first with the commit.
-    for bytes in [vec![1; 3 << 20], vec![1; 10]] {
-        let mut writer = store.snapshots.begin().await.unwrap();
-        writer.write(bytes.into()).await.unwrap();
-        age_the_journal(&world).await;
-        assert_eq!(mongo.sweep().await.unwrap(), 1);
-        writer.commit(about(&session)).await.unwrap_err();
-        assert!(store.snapshots.list(&session).await.unwrap().is_empty());
-    }
-}
-
-#[tokio::test]
-async fn an_upload_that_is_given_up_leaves_nothing_that_the_sweeper_does_not_find() {
-    let world = World::new().await;
-    let mongo = world.open().await;
-    let store = mongo.store(no_journal());
-    let mut writer = store.snapshots.begin().await.unwrap();
-    writer.write(Bytes::from(vec![1; 3 << 20])).await.unwrap();
-    drop(writer);
-    let begun = std::time::Instant::now();
-    while count(&world, "fs.chunks").await > 0 {
-        assert!(begun.elapsed() < Duration::from_secs(10), "the chunks were not deleted");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert_eq!((count(&world, SNAPSHOTS).await, count(&world, "fs.files").await), (0, 0));
-    age_the_journal(&world).await;
-    mongo.sweep().await.unwrap();
-    assert_eq!(count(&world, JOURNAL).await, 0);
-}
-
 #[tokio::test]
 async fn a_refused_save_leaves_the_document_and_its_blob_as_they_were() {
     let world = World::new().await;
@@ -575,5 +467,5 @@ async fn a_refused_save_leaves_the_document_and_its_blob_as_they_were() {
     let refused = store.seeds.save_credential(&id, &holder("b"), &base, auth("t2")).await.unwrap();
     assert_eq!(refused, SaveOutcome::NotHolder);
     assert_eq!(world.only(SEEDS).await, before);
-    assert_eq!(count(&world, "fs.files").await, 1);
+    assert_eq!(world.count("fs.files").await, 1);
 }

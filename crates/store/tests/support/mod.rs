@@ -5,6 +5,8 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use futures_util::io::AsyncWriteExt;
+use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Database};
 use optio_store::ManualClock;
@@ -70,6 +72,19 @@ impl World {
 
     pub(crate) fn collection(&self, name: &str) -> mongodb::Collection<Document> {
         self.db.collection(name)
+    }
+
+    /// How many documents a collection has.
+    pub(crate) async fn count(&self, name: &str) -> u64 {
+        self.collection(name).count_documents(doc! {}).await.unwrap()
+    }
+
+    /// Writes a file as the driver does, which is not how we do it.
+    pub(crate) async fn upload(&self, name: &str, bytes: &[u8]) -> ObjectId {
+        let mut stream = self.db.gridfs_bucket(None).open_upload_stream(name).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream.close().await.unwrap();
+        stream.id().as_object_id().unwrap()
     }
 
     /// The only document of a collection.
