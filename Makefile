@@ -6,7 +6,7 @@ PROFILE ?= release
 # Arguments for `optio-codex serve`, as in `make run ARGS='--listen 127.0.0.1:8080'`.
 ARGS ?=
 
-# Programs that no package of the system brings (the pinned codex, cargo-deny). Never committed.
+# Programs that no package of the system brings (the pinned codex, mongod, cargo-deny). Never committed.
 export OPTIO_TOOLS ?= $(CURDIR)/.tools
 export PATH := $(PATH):$(OPTIO_TOOLS)/bin
 
@@ -22,7 +22,7 @@ help: ## list these targets
 run: setup ## build the service and start it with the embedded store; prints a login link (PROFILE=dev builds faster)
 	cargo run --locked --profile $(PROFILE) --bin optio-codex -- serve $(ARGS)
 
-test: setup-test ## run every test, with the real codex, tmux and browser
+test: setup-test ## run every test, with the real codex, mongod, tmux and browser
 ifdef NEXTEST
 	cargo nextest run --locked --workspace --no-fail-fast
 	cargo test --locked --workspace --doc

@@ -94,7 +94,25 @@ impl Core {
         for row in due {
             deleted += usize::from(self.limited("sweeping", self.limit * 3, self.sweep_one(row)).await?);
         }
+        self.limited("sweeping", self.limit * 3, self.sweep_notes()).await?;
         Ok(deleted)
+    }
+
+    /// Forgets what we noted of archives that are gone: Python prunes rows and their archives (T-163), and knows nothing
+    /// of our notes. A note is made when its archive is whole, so one without an archive is of no use any more.
+    async fn sweep_notes(&self) -> Tried<()> {
+        let gone = [
+            doc! { "$lookup": { "from": "fs.files", "localField": "_id", "foreignField": "_id", "as": "file" } },
+            doc! { "$match": { "file": [] } },
+            doc! { "$limit": SWEPT_AT_ONCE },
+            doc! { "$project": { "_id": 1 } },
+        ];
+        let gone: Vec<Document> = self.notes.aggregate(gone).await?.try_collect().await?;
+        let ids: Vec<_> = gone.iter().filter_map(|note| note.get("_id").cloned()).collect();
+        if !ids.is_empty() {
+            self.notes.delete_many(doc! { "_id": { "$in": ids } }).await?;
+        }
+        Ok(())
     }
 
     async fn due(&self) -> Tried<Vec<Document>> {

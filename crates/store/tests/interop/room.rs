@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 use optio_store::mongo::{Mongo, Options};
-use optio_store::{Holder, ManualClock, NewSnapshot, RecordRow, SaveOutcome, SeedFiles, SessionId};
+use optio_store::{
+    Holder, ManualClock, NewSnapshot, RecordRow, SNAPSHOTS_KEPT, SaveOutcome, SeedFiles, SessionId,
+};
 use serde_json::json;
 
 use crate::world::{World, log_in, login, options, with_one};
@@ -31,6 +33,19 @@ async fn ids(w: &World, collection: &str, field: &str) -> BTreeSet<ObjectId> {
     let found = w.database.collection::<Document>(collection).find(doc! {}).await.unwrap();
     let found: Vec<Document> = found.try_collect().await.unwrap();
     found.iter().filter_map(|document| document.get_object_id(field).ok()).collect()
+}
+
+async fn we_store(w: &World, session: &SessionId) {
+    let mut writer = w.store.snapshots.begin().await.unwrap();
+    writer.write(Bytes::from_static(b"an archive")).await.unwrap();
+    let about = NewSnapshot {
+        session: session.clone(),
+        end_state: "done".into(),
+        thread_id: None,
+        codec: "gzip".into(),
+        seed: None,
+    };
+    writer.commit(about).await.unwrap();
 }
 
 #[tokio::test]
@@ -58,16 +73,7 @@ async fn our_sweeper_takes_what_we_left_behind_and_nothing_that_anybody_names() 
                 .await;
         }
         let ours = SessionId::mint();
-        let mut writer = w.store.snapshots.begin().await.unwrap();
-        writer.write(Bytes::from_static(b"an archive")).await.unwrap();
-        let about = NewSnapshot {
-            session: ours.clone(),
-            end_state: "done".into(),
-            thread_id: None,
-            codec: "gzip".into(),
-            seed: None,
-        };
-        writer.commit(about.clone()).await.unwrap();
+        we_store(&w, &ours).await;
         // One that was never finished.
         let mut abandoned = w.store.snapshots.begin().await.unwrap();
         abandoned.write(Bytes::from(vec![7; 3 << 20])).await.unwrap();
@@ -85,6 +91,31 @@ async fn our_sweeper_takes_what_we_left_behind_and_nothing_that_anybody_names() 
         w.session(by_python.as_str()).await;
         assert_eq!(w.python("restore", json!({ "process_id": by_python })).await, json!({ "thread": null }));
         assert_eq!(sweep_tomorrow(&w).await, 0, "there is nothing left to sweep");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_we_noted_of_a_snapshot_goes_when_python_prunes_it() {
+    with_one(async |mut w| {
+        let session = SessionId::mint();
+        w.session(session.as_str()).await;
+        we_store(&w, &session).await;
+        let snapshot = json!({ "process_id": session, "thread": null, "cancelled": false });
+        w.python("snapshot", snapshot.clone()).await;
+        // Read once, Python's has a note of ours as well.
+        let rows = w.store.snapshots.list(&session).await.unwrap();
+        w.store.snapshots.verify(&rows[0].id).await.unwrap();
+        let notes = w.database.collection::<Document>("rust_codex_snapshot_notes");
+        assert_eq!(notes.count_documents(doc! {}).await.unwrap(), 2);
+        sweep_tomorrow(&w).await;
+        assert_eq!(notes.count_documents(doc! {}).await.unwrap(), 2, "both are still there");
+
+        for _ in 0..SNAPSHOTS_KEPT {
+            w.python("snapshot", snapshot.clone()).await;
+        }
+        sweep_tomorrow(&w).await;
+        assert_eq!(notes.count_documents(doc! {}).await.unwrap(), 0);
     })
     .await;
 }

@@ -19,14 +19,17 @@ use crate::wait::wait_until;
 /// Names a server to use in the place of one that is started here.
 const ELSEWHERE: &str = "OPTIO_TEST_MONGODB";
 
-/// Runs the mongod `$2…` in the directory `$1`, and ends it when the lock `users` has been free for five seconds: the
-/// kernel lets a lock go with its process, however that ends. `port` tells that the server is there; it goes first,
-/// under the lock, so that nobody begins to use what is about to end.
+/// How often a server is asked whether it is one; each may take as long as the kit waits for a command.
+const TRIES: usize = 10;
+
+/// Runs the mongod `$3…` in the directory `$2`, and ends it when the lock `$1/users` has been free for five seconds: the
+/// kernel lets a lock go with its process, however that ends. `$1/port` tells that the server is there; it goes first,
+/// under the lock, so that nobody begins to use what is about to end. The directory is this server's alone: the next one
+/// may have started before it is deleted.
 const WATCHER: &str = r#"
-dir=$1
-shift
-mkdir -p "$dir/data"
-"$@" >"$dir/out" 2>&1 &
+dir=$1 root=$2
+shift 2
+"$@" >"$root/out" 2>&1 &
 pid=$!
 idle=0
 while kill -0 $pid 2>/dev/null; do
@@ -35,7 +38,7 @@ while kill -0 $pid 2>/dev/null; do
     [ $idle -lt 5 ] || ! flock -n -x "$dir/users" sh -c 'rm -f "$1/port"; kill -9 $2' sh "$dir" $pid || break
 done
 wait $pid
-[ $idle -lt 5 ] || rm -rf "$dir/data" "$dir/log" "$dir/out"
+[ $idle -lt 5 ] || rm -rf "$root"
 "#;
 
 /// A database of a test's own, on a server that every test process of this user shares: what hundreds of short tests
@@ -60,16 +63,21 @@ impl TestDatabase {
         if let Ok(server) = std::env::var(ELSEWHERE) {
             return Self { uri: with_database(&server, &name), name, used: None };
         }
-        let (used, port) = tokio::task::spawn_blocking(take).await.expect("taking a lock does not panic");
+        let dir = directory();
+        let locks = dir.clone();
+        let locked =
+            tokio::task::spawn_blocking(move || (lock(&locks, "users", false), lock(&locks, "start", true)));
+        let (used, starting) = locked.await.expect("taking a lock does not panic");
+        let port = std::fs::read_to_string(dir.join("port")).ok().and_then(|port| port.parse().ok());
         let port = match port {
-            Taken::Running(port) => port,
-            Taken::ToStart(starting, dir) => {
+            Some(port) if answers(port).await => port,
+            _ => {
                 let port = start(&dir).await;
                 std::fs::write(dir.join("port"), port.to_string()).expect("a directory of ours is writable");
-                drop(starting);
                 port
             }
         };
+        drop(starting);
         Self { uri: uri(port, Some(REPLICA_SET), &name), name, used: Some(used) }
     }
 
@@ -110,31 +118,30 @@ impl Drop for TestDatabase {
     }
 }
 
-enum Taken {
-    /// The server is there.
-    Running(u16),
-    /// Nobody else starts it while the lock is held.
-    ToStart(File, PathBuf),
+/// Whether there is a mongod behind this port: one that was killed leaves its port, and somebody else may have it now.
+async fn answers(port: u16) -> bool {
+    // Being refused is certain. On a busy machine a server may well be late, and must not be taken for gone.
+    if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        return false;
+    }
+    let admin = direct(port);
+    for _ in 0..TRIES {
+        if admin.run_command(doc! { "ping": 1 }).await.is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
-/// Becomes a user of the server, and finds out whether somebody has to start it.
-fn take() -> (File, Taken) {
-    let dir = directory();
-    std::fs::create_dir_all(&dir).expect("the temp directory is writable");
-    let lock = |name: &str| {
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).read(true).write(true);
-        options.open(dir.join(name)).expect("a directory of ours is writable")
-    };
-    let used = lock("users");
-    used.lock_shared().expect("files in the temp directory can be locked");
-    let starting = lock("start");
-    starting.lock().expect("files in the temp directory can be locked");
-    let port = std::fs::read_to_string(dir.join("port")).ok().and_then(|port| port.parse().ok());
-    // One that was killed leaves its port; then nobody listens there.
-    let listening = port.filter(|port| std::net::TcpStream::connect(("127.0.0.1", *port)).is_ok());
-    let taken = listening.map_or_else(|| Taken::ToStart(starting, dir), Taken::Running);
-    (used, taken)
+/// Waits for a lock of the server's directory: alone, or with others.
+fn lock(dir: &Path, name: &str, alone: bool) -> File {
+    std::fs::create_dir_all(dir).expect("the temp directory is writable");
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true);
+    let file = options.open(dir.join(name)).expect("a directory of ours is writable");
+    let locked = if alone { file.lock() } else { file.lock_shared() };
+    locked.expect("files in the temp directory can be locked");
+    file
 }
 
 /// One for each user and each program.
@@ -147,13 +154,19 @@ fn directory() -> PathBuf {
 
 async fn start(dir: &Path) -> u16 {
     let port = free_port();
-    // What a killed one left is no good without its log, and nobody wants it.
-    let _absent = std::fs::remove_dir_all(dir.join("data"));
+    // What servers left whose watcher was killed. Nobody else starts one now, and none is running.
+    for left in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if left.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let _gone_already = std::fs::remove_dir_all(left.path());
+        }
+    }
+    let root = dir.join(format!("server-{}", Uuid::new_v4().simple()));
+    std::fs::create_dir_all(root.join("data")).expect("a directory of ours is writable");
     let mut watcher = Command::new("sh")
         .args(["-c", WATCHER, "watcher"])
-        .arg(dir)
+        .args([dir, &root])
         .arg(mongod_binary())
-        .args(arguments(dir, port, Some(REPLICA_SET)))
+        .args(arguments(&root, port, Some(REPLICA_SET)))
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -169,7 +182,7 @@ async fn start(dir: &Path) -> u16 {
     })
     .await;
     if let Ok(Some(_)) = watcher.try_wait() {
-        panic!("the shared mongod ended instead of starting; its log ends:\n{}", log_tail(dir));
+        panic!("the shared mongod ended instead of starting; its log ends:\n{}", log_tail(&root));
     }
     initiate(port, REPLICA_SET).await;
     wait_until_primary(port).await;
