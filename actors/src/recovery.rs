@@ -79,7 +79,9 @@ async fn replay(settings: &Settings, seed: &SeedId) -> Result<bool, StoreError> 
             return Ok(false);
         }
     }
-    let last = store.seeds.get(seed).await?.and_then(|row| row.lease).map(|lease| lease.holder);
+    let row = store.seeds.get(seed).await?;
+    let status = row.as_ref().map(|row| row.status);
+    let last = row.and_then(|row| row.lease).map(|lease| lease.holder);
     let was_dirty = last.is_some();
     let holder = Holder::mint_for(RECOVERY);
     if store.leases.acquire_for_recovery(seed, &holder).await?.is_none() {
@@ -88,7 +90,8 @@ async fn replay(settings: &Settings, seed: &SeedId) -> Result<bool, StoreError> 
     let brought = bring_home(settings, seed, &holder, last.as_ref()).await;
     match brought.map(|brought| (brought.home, brought.spent)) {
         Ok((Home::Saved { settled }, spent)) => {
-            if !is_in_doubt(settings, seed).await? {
+            // A dead one comes back to life by its provider's word or a person's only (INV-31).
+            if status == Some(SeedStatus::NeedsRecovery) && !is_in_doubt(settings, seed).await? {
                 patch(settings, seed, &holder, SeedStatus::Alive, None).await?;
             }
             // The entries go before the lease, so that nobody rotates past one that is still there; and after everything

@@ -296,8 +296,11 @@ impl Service {
 
     /// A session's events.
     pub async fn events(&self, id: &SessionId) -> Result<Arc<dyn JournalStream>, SessionError> {
-        // Only a session that is on record has a stream: opening makes one.
-        self.record(id).await?;
+        // Only a session that is on record has a stream: opening makes one. One that lives is, and is followed also while
+        // the store is away.
+        if self.find(id).await?.is_none() {
+            self.record(id).await?;
+        }
         Ok(self.settings.store.journal.open(id.as_str()).await?)
     }
 

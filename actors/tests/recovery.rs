@@ -99,6 +99,17 @@ async fn the_successor_of_the_stored_login_comes_home() {
 }
 
 #[actix::test]
+async fn a_dead_seed_gets_its_newest_login_and_stays_dead() {
+    let (world, seed) = parked().await;
+    let patch = SeedPatch { status: Some((SeedStatus::Dead, None)), ..SeedPatch::default() };
+    Seeds::patch(&world.memory, &seed, None, patch).await.unwrap();
+    spool(&world, &seed, version(&world, &seed).await, login("acme", 2)).await;
+    world.restart().await;
+    let row = world.seed_row(&seed).await;
+    assert_eq!((world.memory.credential(&seed), row.status), (Some(login("acme", 2)), SeedStatus::Dead));
+}
+
+#[actix::test]
 async fn of_two_spooled_logins_the_newer_one_is_left_in_the_store() {
     let (world, seed) = parked().await;
     let base = version(&world, &seed).await;

@@ -61,6 +61,7 @@ kinds! {
     VALIDATION = "validation" UNPROCESSABLE_ENTITY "A value is not acceptable";
     INTERNAL = "internal" INTERNAL_SERVER_ERROR "The service made a mistake";
     DAMAGED = "damaged" INTERNAL_SERVER_ERROR "Stored data is damaged";
+    LOCKED = "locked" INTERNAL_SERVER_ERROR "Stored data is encrypted with a key that is not here";
     UPSTREAM_AGENT = "upstream_agent" BAD_GATEWAY "The agent did not take it";
     UPSTREAM_AGENT_AWAY = "upstream_agent" BAD_GATEWAY "The agent cannot be reached now" retry 1;
     DRAINING = "draining" SERVICE_UNAVAILABLE "The service is going down" retry 5;
@@ -203,6 +204,7 @@ impl From<SessionError> for Problem {
             E::Draining => DRAINING,
             E::NoAnswer { .. } => AGENT_TIMEOUT,
             E::Store(StoreError::Damaged { .. }) => DAMAGED,
+            E::Store(StoreError::Locked { .. }) => LOCKED,
             E::Store(StoreError::TimedOut { .. } | StoreError::Unavailable { .. }) => STORE_UNAVAILABLE,
             _ => INTERNAL,
         };

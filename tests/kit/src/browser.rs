@@ -9,12 +9,13 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::LIMIT;
+use crate::procs::descendants;
 use crate::wait::wait_until;
 
 /// A window with one page. It closes when dropped.
 pub struct Browser {
     client: Client,
-    driver: Child,
+    _driver: Driver,
     _profile: TempDir,
 }
 
@@ -34,7 +35,7 @@ impl Browser {
             .spawn()
             .expect("chromedriver starts: run `make setup-test`");
         // Owned from here on, so that a start that fails leaves no driver running.
-        let mut driver = Killed(Some(driver));
+        let driver = Driver(driver);
         let url = format!("http://127.0.0.1:{port}");
         let capabilities = capabilities(profile.path(), width, height);
         let client = wait_until("the browser opens", LIMIT, || async {
@@ -45,8 +46,7 @@ impl Browser {
                 .ok()
         })
         .await;
-        let driver = driver.0.take().expect("nobody else has taken it");
-        Self { client, driver, _profile: profile }
+        Self { client, _driver: driver, _profile: profile }
     }
 
     /// Goes to an address.
@@ -113,21 +113,17 @@ impl Browser {
     }
 }
 
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // The driver takes its browser with it; either may have ended by itself.
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
-    }
-}
+/// The driver and the browser it started, both gone when dropped. A driver that is killed leaves its browser behind.
+struct Driver(Child);
 
-struct Killed(Option<Child>);
-
-impl Drop for Killed {
+impl Drop for Driver {
     fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        let browser = descendants(self.0.id().cast_signed());
+        // Either may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        for process in browser {
+            process.kill_9();
         }
     }
 }

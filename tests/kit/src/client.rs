@@ -169,6 +169,13 @@ impl Client {
         }
     }
 
+    /// The same, or nothing when there is no answer: of a service that a test may kill.
+    pub async fn try_send(&self, request: RequestBuilder) -> Option<Reply> {
+        let response = request.timeout(ANSWER_LIMIT).send().await.ok()?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        Some(Reply { status, headers, body: response.bytes().await.ok()? })
+    }
+
     /// Gets a page as JSON; panics unless it is a success, as do the next two.
     pub async fn get(&self, path: &str) -> Value {
         self.succeed(Method::GET, path, None).await

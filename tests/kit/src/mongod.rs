@@ -20,6 +20,8 @@ use crate::codex::tools_dir;
 use crate::procs::Proc;
 use crate::wait::wait_until;
 
+/// For tests that look into the database, which need no dependency of their own for it.
+pub use mongodb;
 pub use shared::TestDatabase;
 
 /// The name of the one-member replica set: transactions, majority writes and change streams need one.
