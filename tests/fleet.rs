@@ -4,13 +4,14 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{END, service};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use optio_testkit::mongod::mongodb::bson::{DateTime, Document, doc};
 use optio_testkit::{Client, FakeOauth, MockModel, ModelAuth, Mongod, Session, TestServer, auth, wait_until};
 use serde_json::{Value, json};
@@ -43,6 +44,28 @@ struct Fleet {
     made: [AtomicUsize; 2],
     lived: AtomicUsize,
     until: Instant,
+    chronicle: Mutex<Vec<(Timestamp, String)>>,
+}
+
+impl Fleet {
+    fn note(&self, what: String) {
+        self.chronicle.lock().expect("nobody panics while writing").push((Timestamp::now(), what));
+    }
+
+    /// What happened to the accounts of these tokens, and to the services: enough to see who used one twice.
+    fn story_of(&self, tokens: &[String], oauth: &FakeOauth, seeds: &[(String, String)]) -> String {
+        let is_about =
+            |account: &str| tokens.iter().any(|token| token.starts_with(&format!("rt-{account}-")));
+        let mut told: Vec<_> = self.chronicle.lock().expect("nobody panics while writing").clone();
+        let others: Vec<_> = seeds.iter().filter(|(_, account)| !is_about(account)).collect();
+        told.retain(|(_, what)| !others.iter().any(|(seed, _)| what.contains(seed.as_str())));
+        let grants = oauth.grants().into_iter().filter(|grant| is_about(&grant.account));
+        told.extend(
+            grants.map(|grant| (grant.at, format!("{} spent for {}", grant.spent, grant.refresh_token))),
+        );
+        told.sort();
+        told.into_iter().map(|(at, what)| format!("{at} {what}\n")).collect()
+    }
 }
 
 /// Asks until there is an answer: a service that was killed is back soon.
@@ -94,11 +117,15 @@ async fn live(fleet: &Fleet, which: usize, client: &Client) {
         return;
     }
     fleet.lived.fetch_add(1, Ordering::Relaxed);
+    let seed = begun["run"]["seed"].as_str().unwrap_or_default().to_owned();
+    fleet.note(format!("{id} of service {which} has seed {seed}"));
     let path = format!("/v1/sessions/{id}");
     for _ in 0..=fleet.dice.roll(2) {
         // A provider that finds the access token wanting makes codex refresh it.
         let text = if fleet.dice.roll(3) == 0 { "@say hello" } else { "@http 401" };
-        insist(client, reqwest::Method::POST, &format!("{path}/turns"), json!({ "text": text })).await;
+        let taken =
+            insist(client, reqwest::Method::POST, &format!("{path}/turns"), json!({ "text": text })).await;
+        fleet.note(format!("{id} with seed {seed} is told {text}: {:?}", taken.map(|(status, _)| status)));
         if fleet.dice.roll(2) == 0 {
             until(client, &id, "idle").await;
         }
@@ -112,7 +139,10 @@ async fn live(fleet: &Fleet, which: usize, client: &Client) {
         }
     })
     .await;
-    until(client, &id, "ended").await;
+    fleet.note(format!("{id} with seed {seed} is stopped ({mode})"));
+    let ended = until(client, &id, "ended").await;
+    let steps: Vec<_> = common::steps(&ended).into_iter().filter(|(_, state)| state != "done").collect();
+    fleet.note(format!("{id} with seed {seed} has ended: {}; {steps:?}", ended["reason"]));
 }
 
 async fn make(fleet: Arc<Fleet>, which: usize, client: Client) {
@@ -126,9 +156,11 @@ async fn kill(fleet: Arc<Fleet>, server: Arc<TestServer>) {
     let mut away = LONG_AWAY;
     while Instant::now() + away < fleet.until {
         tokio::time::sleep(Duration::from_millis(3_000 + fleet.dice.roll(6_000))).await;
+        fleet.note(format!("service 1 is killed for {away:?}"));
         server.kill_9();
         tokio::time::sleep(away).await;
         server.restart().await;
+        fleet.note("service 1 is back".to_owned());
         away = Duration::from_millis(fleet.dice.roll(3_000));
     }
 }
@@ -200,11 +232,11 @@ async fn two_services_share_a_few_logins_for_two_minutes_and_none_is_used_twice(
         let setup = service().env("OPTIO_CODEX_STORE", mongod.uri_of(DATABASE));
         servers.push(Arc::new(setup.env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", oauth.url()).start().await));
     }
-    let accounts: Vec<_> = (0..SEEDS).map(|n| format!("acct-{n}")).collect();
     let mut seeds = Vec::new();
-    for account in &accounts {
-        let login = oauth.login(account).auth_json();
-        seeds.push(servers[0].client().import_seed("team", &login, &model.config(ModelAuth::ChatGpt)).await);
+    for account in (0..SEEDS).map(|n| format!("acct-{n}")) {
+        let login = oauth.login(&account).auth_json();
+        let config = model.config(ModelAuth::ChatGpt);
+        seeds.push((servers[0].client().import_seed("team", &login, &config).await, account));
     }
 
     let fleet = Arc::new(Fleet {
@@ -212,18 +244,20 @@ async fn two_services_share_a_few_logins_for_two_minutes_and_none_is_used_twice(
         made: Default::default(),
         lived: AtomicUsize::new(0),
         until: Instant::now() + LONG,
+        chronicle: Mutex::default(),
     });
     let makers = (0..2 * MAKERS).map(|n| make(fleet.clone(), n % 2, servers[n % 2].client()));
     futures_util::join!(join_all(makers), kill(fleet.clone(), servers[1].clone()));
     let lived = fleet.lived.load(Ordering::Relaxed);
     println!("{:?} sessions made, {lived} had a login, {} rotations", fleet.made, oauth.grants().len());
     assert!(lived >= 2 * SEEDS && oauth.grants().len() >= SEEDS, "too little happened to show anything");
-    assert_eq!(oauth.reuses(), Vec::<String>::new());
+    let reuses = oauth.reuses();
+    assert!(reuses.is_empty(), "{reuses:?}\n{}", fleet.story_of(&reuses, &oauth, &seeds));
     assert_eq!(two_holders_at_once(&mongod).await, Vec::<String>::new());
 
     // Each login is home, the newest of its line, and serves.
     let client = servers[0].client();
-    for (seed, account) in seeds.iter().zip(&accounts) {
+    for (seed, account) in &seeds {
         let row = client.seed(seed).await;
         assert!(row["lease"].is_null() && row["status"] == "alive", "{row:#}");
         let session = client

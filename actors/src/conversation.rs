@@ -6,6 +6,7 @@ pub(crate) mod rpc_client;
 pub(crate) mod wire;
 
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -19,7 +20,7 @@ use optio_codex_protocol::{events, rpc::Incoming};
 use optio_store::Draft;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tracing::{debug, info, warn};
 
 pub use attach::{Attach, AttachError, Attached, Over, ThreadPlan};
@@ -43,6 +44,11 @@ const MAX_QUEUED: usize = 16;
 
 /// How long a sender waits to hear which turn its message joined, before it is told that it is on its way.
 const JOIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the end of a turn waits for a sign that the provider has answered. Codex refreshes its login before it is
+/// answered; interrupted there, it drops the refresh, and the provider has spent a token whose successor nobody has
+/// (seen with 0.142.5). A refresh takes a second; a provider that thinks for longer is not waited for.
+const REFRESH_LIMIT: Duration = Duration::from_secs(2);
 
 /// Bytes of a line that is no message which an event shows.
 const FOREIGN_SHOWN: usize = 4096;
@@ -73,6 +79,8 @@ pub struct ConversationReader {
     closed: bool,
     attached: bool,
     received: u64,
+    /// Wakes whoever waits for a sign that the provider has answered the running turn.
+    answered: Rc<Notify>,
     foreign: u64,
     last_error: Option<String>,
 }
@@ -102,6 +110,7 @@ impl ConversationReader {
             closed: false,
             attached: false,
             received: 0,
+            answered: Rc::default(),
             foreign: 0,
             last_error: None,
         }
@@ -248,6 +257,9 @@ impl ConversationReader {
     }
 
     fn notification(&mut self, method: &str, params: &Bytes, ctx: &mut Context<Self>) {
+        if events::shows_an_answer(method, params) {
+            self.answered.notify_waiters();
+        }
         let draft = self.run.events.codex_draft(events::name(method), method, params);
         self.append(draft, ctx);
         if method == Resolved::METHOD
@@ -615,22 +627,34 @@ impl Handler<CloseDoor> for ConversationReader {
 impl Handler<EndTurn> for ConversationReader {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, _: EndTurn, ctx: &mut Self::Context) -> Self::Result {
-        let (tell, ended) = oneshot::channel();
-        if let Some(effects) = self.turns.as_mut().and_then(|turns| turns.interrupt().ok()) {
-            self.turn_waiters.push(tell);
-            self.perform(effects, ctx);
-        } else {
-            drop(tell);
-        }
-        let run = self.run.clone();
-        let waiting = async move {
-            if run.step(ChildKind::ConversationReader, "end_turn").await.is_ok() {
-                // An error means that nothing runs.
-                let _ = ended.await;
+    fn handle(&mut self, _: EndTurn, _: &mut Self::Context) -> Self::Result {
+        let seeded = self.run.ledger.read(|record| record.run.as_ref().is_some_and(|run| run.seed.is_some()));
+        let runs = self.turns.as_ref().is_some_and(|turns| turns.current().is_some());
+        let answered = self.answered.clone();
+        let harmless = async move {
+            if seeded && runs {
+                // A turn that stays silent is ended all the same.
+                let _ = tokio::time::timeout(REFRESH_LIMIT, answered.notified()).await;
             }
         };
-        Box::pin(waiting.into_actor(self).map(|(), reader, _| {
+        let ending = harmless.into_actor(self).then(|(), reader, ctx| {
+            let (tell, ended) = oneshot::channel();
+            if let Some(effects) = reader.turns.as_mut().and_then(|turns| turns.interrupt().ok()) {
+                reader.turn_waiters.push(tell);
+                reader.perform(effects, ctx);
+            } else {
+                drop(tell);
+            }
+            let run = reader.run.clone();
+            let waiting = async move {
+                if run.step(ChildKind::ConversationReader, "end_turn").await.is_ok() {
+                    // An error means that nothing runs.
+                    let _ = ended.await;
+                }
+            };
+            waiting.into_actor(reader)
+        });
+        Box::pin(ending.map(|(), reader, _| {
             // End-of-file is how an agent on our pipes is asked to end (S-458); one that listens only loses a client.
             reader.attached = false;
             reader.rpc.disconnect();

@@ -47,7 +47,8 @@ impl Events {
                 return;
             }
         };
-        if concerns_the_service(name) {
+        // Of a session without a stream of its own any more, there is one stream to tell.
+        if concerns_the_service(name) && !Arc::ptr_eq(&self.service, &self.stream) {
             append(&self.service, self.draft(Cow::Borrowed(name), members.clone()));
         }
         append(&self.stream, self.draft(Cow::Borrowed(name), members));

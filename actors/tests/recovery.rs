@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use optio_actors::events::SERVICE_STREAM;
 use optio_actors::session::phase::State;
 use optio_actors::testing::{World, login, play};
 use optio_store::faulty::{Fault, StoreOp};
@@ -95,6 +96,8 @@ async fn the_successor_of_the_stored_login_comes_home() {
     assert!(holder.as_str().starts_with("recovery#"));
     use SeedEvent::{AcquiredForRecovery, Patched, Released, Saved};
     assert_eq!(world.deeds_of(&holder), [AcquiredForRecovery, Saved, Patched, Released]);
+    let told = world.journal.names(SERVICE_STREAM);
+    assert_eq!(told.iter().filter(|name| *name == "seed.saved").count(), 1, "{told:?}");
     is_home(&world, &seed, &newest).await;
 }
 

@@ -93,6 +93,29 @@ fn pick<'a>(short: Option<Text<'a>>, whole: Option<Text<'a>>) -> Option<Cow<'a, 
     short.or(whole).map(|text| text.0)
 }
 
+/// True for a notification that can only come once the provider has answered the turn's present request, or has failed
+/// to: until then codex may be refreshing its login.
+pub fn shows_an_answer(method: &str, params: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct About<'a> {
+        #[serde(borrow)]
+        item: Item<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Item<'a> {
+        #[serde(borrow)]
+        r#type: Cow<'a, str>,
+    }
+    match method {
+        "error" | "turn/completed" => true,
+        // What the user said comes back before the provider is asked.
+        "item/started" | "item/completed" => {
+            serde_json::from_slice::<About<'_>>(params).is_ok_and(|about| about.item.r#type != "userMessage")
+        }
+        other => other.starts_with("item/"),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -141,6 +164,25 @@ mod tests {
     fn what_has_no_ids_has_none() {
         for params in [&b"{}"[..], b"[]", b"\xff", br#"{"threadId":7}"#, b"{\"threadId\":\"t\""] {
             assert_eq!(peek(params), Peek::default());
+        }
+    }
+
+    #[test]
+    fn only_what_follows_an_answer_of_the_provider_shows_one() {
+        let item = |kind: &str| format!(r#"{{"item":{{"type":"{kind}","id":"1"}},"turnId":"t"}}"#);
+        for (method, params, shows) in [
+            ("turn/started", item("agentMessage"), false),
+            ("thread/status/changed", "{}".to_owned(), false),
+            ("item/started", item("userMessage"), false),
+            ("item/completed", item("userMessage"), false),
+            ("item/started", item("agentMessage"), true),
+            ("item/completed", item("commandExecution"), true),
+            ("item/agentMessage/delta", "{}".to_owned(), true),
+            ("error", "{}".to_owned(), true),
+            ("turn/completed", "{}".to_owned(), true),
+            ("item/started", "garbage".to_owned(), false),
+        ] {
+            assert_eq!(shows_an_answer(method, params.as_bytes()), shows, "{method} {params}");
         }
     }
 }
