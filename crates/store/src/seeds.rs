@@ -107,7 +107,7 @@ pub struct SeedRow {
     pub updated_at: Timestamp,
     /// When its credential was replaced last (T-098); `None` while it is the one that was imported.
     pub last_refreshed_at: Option<Timestamp>,
-    /// When somebody last asked the provider whether it is good, and got an answer (T-232).
+    /// When a check of it last came to a verdict, whichever that was (T-232).
     pub last_verified_at: Option<Timestamp>,
     /// The consumer's own notes.
     pub metadata: serde_json::Map<String, serde_json::Value>,
@@ -139,7 +139,7 @@ pub struct SeedPatch {
     /// Each key given replaces that key whole (T-065), and `null` removes it; keys with `.` or a leading `$` are
     /// refused.
     pub metadata: serde_json::Map<String, serde_json::Value>,
-    /// The provider was asked and answered: stamps [`SeedRow::last_verified_at`] by the store's clock.
+    /// A check came to a verdict: stamps [`SeedRow::last_verified_at`] by the store's clock.
     pub verified: bool,
 }
 
