@@ -126,6 +126,21 @@ async fn an_idle_session_is_adopted_and_goes_on() {
     world.check().await;
 }
 
+#[actix::test]
+async fn a_run_that_cannot_be_taken_over_in_time_is_torn_down_in_order() {
+    let world = World::new().await;
+    let (seed, id) = seeded(&world).await;
+    world.talk(&id, "hello").await;
+    world.crash();
+    assert!(world.faults.arm(ChildKind::HostLink, "connect", FaultKind::Hang, 1));
+    world.restart().await;
+    let view = world.wait_over(&id).await;
+    assert!(view.reason.unwrap().contains("could not be taken over within 180s"));
+    assert_eq!((view.outcome, world.memory.holder(&seed)), (Some(EndState::Failed), None));
+    assert_eq!(world.memory.snapshot_count(&id), 1);
+    world.check().await;
+}
+
 #[test]
 fn a_turn_goes_on_while_the_service_is_away() {
     each([true, false], async |ends_meanwhile| {

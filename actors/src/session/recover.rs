@@ -1,5 +1,7 @@
 //! Taking over a run that an earlier process left (DESIGN §7): adopt an agent that lives, tear down what does not.
 
+use std::time::Duration;
+
 use actix::prelude::*;
 use optio_host::{AgentState, ExitStatus};
 use optio_store::{Renewal, StoreError};
@@ -32,8 +34,20 @@ pub(super) enum Found {
     LeaseLost(String),
 }
 
-/// Looks at what is left of the run, in the order that keeps the login safe: the lease first.
+/// How long taking a run over may take: a connection, a look at the machine, and an attach with every patience it has.
+/// Past it the run is torn down from where it stands; a host that hangs must not keep its session from being stopped.
+const RECOVER_LIMIT: Duration = Duration::from_secs(180);
+
+/// Looks at what is left of the run, and takes it over if its agent lives.
 pub(super) async fn recover(run: RunContext, crew: Crew) -> Found {
+    let found = tokio::time::timeout(RECOVER_LIMIT, look(run, crew)).await;
+    found.unwrap_or_else(|_| {
+        Found::Over(Cause::failed(format!("the run could not be taken over within {RECOVER_LIMIT:?}")))
+    })
+}
+
+/// In the order that keeps the login safe: the lease first.
+async fn look(run: RunContext, crew: Crew) -> Found {
     if let Err(problem) = find_lost_lease(&run).await {
         warn!(%problem, "seeds cannot be looked through for a lease of this run");
     }
