@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{END, answers, assert_ordered, conversation, service};
 use optio_testkit::bad_agent::{self, LONG_LINE, Vice};
 use optio_testkit::client::Session;
-use optio_testkit::{Client, LIMIT, MockModel, TestServer};
+use optio_testkit::{Client, LIMIT, MockModel, TestServer, codex_binary};
 use serde_json::{Value, json};
 
 /// How much the service may have grown at its highest, in KiB: two lines of 16 MiB that are on their way, and some room
@@ -27,7 +27,10 @@ fn misled(model: &MockModel, vice: Vice, transport: &str) -> Value {
 
 /// A service whose codex is the bad agent, and a session of the real one in the middle of a turn.
 async fn with_a_good_session(model: &MockModel) -> (TestServer, Client, Session) {
-    let server = service().codex(bad_agent::program()).start().await;
+    // On the PATH of the service the bad agent is the codex: it has to be told where the real one is.
+    let real = codex_binary().display().to_string();
+    let setup = service().codex(bad_agent::program()).env("OPTIO_TEST_CODEX", real);
+    let server = setup.start().await;
     let client = server.client();
     let good = client.create(conversation(model)).await;
     good.wait_idle().await;

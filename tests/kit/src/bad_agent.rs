@@ -60,7 +60,10 @@ pub fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let vice = std::env::var(VARIABLE).ok();
     let Some(vice) = vice.and_then(|name| Vice::ALL.into_iter().find(|vice| vice.name() == name)) else {
-        let problem = std::process::Command::new(codex_binary()).args(&args).exec();
+        let real = codex_binary();
+        let own = std::env::current_exe().and_then(std::fs::canonicalize).ok();
+        assert!(own.as_ref() != Some(&real), "OPTIO_TEST_CODEX must name the real codex");
+        let problem = std::process::Command::new(real).args(&args).exec();
         panic!("the real codex cannot be started: {problem}");
     };
     if vice == Vice::Raving {
