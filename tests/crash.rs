@@ -30,6 +30,7 @@ async fn a_turn_survives_the_service_and_its_answer_is_whole() {
     let mut events = session.events(before["last_event"].as_u64()).await;
     events.until_named("session.adopted", LIMIT).await;
     model.release();
+    events.until_named("turn.completed", LIMIT).await;
     session.wait_idle().await;
     assert_eq!(answers(&session).await, ["one two three four five"]);
     session.turn("@say and on").await;
