@@ -38,7 +38,8 @@ use crate::session::phase::Request;
 use crate::session::record::SessionRecord;
 use crate::session::status::SessionView;
 use crate::session::{
-    AnswerApproval, ChangeSession, InterruptTurn, ListApprovals, SendTurn, ShowActors, StopMode, StopSession,
+    AnswerApproval, ChangeSession, InterruptTurn, ListApprovals, SendTurn, Session, ShowActors, StopMode,
+    StopSession,
 };
 use crate::sessions::{
     Delete, Drain, Find, Found, IsDraining, Launch, OnExit, Places, Reconcile, RecoverLogins, Resume,
@@ -104,6 +105,22 @@ impl Service {
 
     async fn find(&self, id: &SessionId) -> Result<Option<Found>, SessionError> {
         self.ask("the root", self.root.send(Find(id.clone()))).await
+    }
+
+    /// Asks a live session for something to look at. Nothing when there is none, or when it ended before it could answer: then its record, which
+    /// is complete before its actor ends, has the answer.
+    async fn ask_live<M>(&self, id: &SessionId, question: M) -> Result<Option<M::Result>, SessionError>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        Session: Handler<M>,
+        <Session as Actor>::Context: actix::dev::ToEnvelope<Session, M>,
+    {
+        let Some(found) = self.find(id).await? else { return Ok(None) };
+        match tokio::time::timeout(ANSWER_LIMIT, found.addr.send(question)).await {
+            Ok(answer) => Ok(answer.ok()),
+            Err(_) => Err(SessionError::NoAnswer { what: "the session" }),
+        }
     }
 
     async fn record(&self, id: &SessionId) -> Result<(SessionRecord, u64), SessionError> {
@@ -236,8 +253,8 @@ impl Service {
 
     /// The agent's questions, newest first.
     pub async fn approvals(&self, id: &SessionId) -> Result<Vec<Approval>, SessionError> {
-        if let Some(found) = self.find(id).await? {
-            return self.ask("the session", found.addr.send(ListApprovals)).await;
+        if let Some(approvals) = self.ask_live(id, ListApprovals).await? {
+            return Ok(approvals);
         }
         let (record, _) = self.record(id).await?;
         Ok(record.approvals.into_iter().rev().collect())
@@ -256,8 +273,8 @@ impl Service {
 
     /// The live supervision tree; empty for a session whose run is over.
     pub async fn actors(&self, id: &SessionId) -> Result<Vec<ChildView>, SessionError> {
-        match self.find(id).await? {
-            Some(found) => self.ask("the session", found.addr.send(ShowActors)).await,
+        match self.ask_live(id, ShowActors).await? {
+            Some(actors) => Ok(actors),
             None => self.record(id).await.map(|_| Vec::new()),
         }
     }
