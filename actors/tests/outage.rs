@@ -7,6 +7,7 @@ use std::time::Duration;
 use optio_actors::session::approvals::Decision;
 use optio_actors::session::phase::{EndState, Phase, State};
 use optio_actors::session::{AnswerApproval, StopMode};
+use optio_actors::sessions::OnExit;
 use optio_actors::testing::World;
 use optio_store::faulty::{Fault, StoreOp};
 use optio_store::{RecordRow, Records, RunId};
@@ -35,6 +36,25 @@ async fn an_end_during_an_outage_is_on_record_when_the_store_is_back() {
     assert_eq!(world.record(&id).await.phase, Phase::Ended, "{:?} after the stop", begun.elapsed());
     world.check().await;
     world.service().delete(&id).await.unwrap();
+}
+
+#[actix::test]
+async fn a_service_that_ends_its_sessions_does_not_wait_for_a_store_that_stays_away() {
+    let world = World::new().await;
+    let id = world.launch(json!({})).await;
+    world.talk(&id, "hello").await;
+    for op in RECORDS {
+        world.faulty_store.fail_always(op, Fault::Error);
+    }
+    let service = world.service();
+    let leaving = service.drain(OnExit::Teardown);
+    assert!(tokio::time::timeout(Duration::from_secs(900), leaving).await.is_ok(), "it waits for ever");
+    world.crash();
+    world.faulty_store.heal();
+    world.restart().await;
+    assert_eq!(world.wait_over(&id).await.state, State::Ended);
+    assert_eq!((world.record(&id).await.phase, world.memory.snapshot_count(&id)), (Phase::Ended, 1));
+    world.check().await;
 }
 
 #[actix::test]
