@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use optio_codex_protocol::device_login::CODE_LIFETIME;
 use optio_codex_protocol::{argv, workdir};
-use optio_host::{AgentState, EnvPlan, GuardSpec, HostError};
+use optio_host::{AgentState, EnvPlan, GuardSpec, HostError, Stage};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -78,6 +78,7 @@ async fn begin(parts: &LoginParts, cancel: &CancellationToken) -> Result<Ended, 
         run_mark: parts.note.id.to_string(),
         term_after: LEASED_TERM_AFTER,
         kill_after: LEASED_KILL_AFTER,
+        stage: Stage::Headless,
     };
     host.guard_start(dir, spec).await?;
     match talk(parts, cancel).await {

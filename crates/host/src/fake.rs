@@ -34,6 +34,7 @@
 mod archived;
 mod guarded;
 mod programs;
+mod pty;
 mod tree;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -55,8 +56,8 @@ use self::tree::{Node, Tree};
 use crate::error::{HostError, Result};
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, EnvPlan, Excludes,
-    ExitStatus, FileInfo, GuardSpec, Host, OUTPUT_LIMIT, Output, RelPath, Signal, Spawned, TaskDir, TaskId,
-    Watch, archive,
+    ExitStatus, FileInfo, GuardSpec, Host, OUTPUT_LIMIT, Output, Pty, RelPath, Signal, Size, Spawned,
+    TaskDir, TaskId, Watch, archive,
 };
 
 /// Home directory of the fake's user.
@@ -315,6 +316,13 @@ impl Host for FakeHost {
             stderr: Box::new(pipes.stderr),
             process: Box::new(KillOnDrop(process)),
         })
+    }
+
+    async fn open_pty(&self, command: Command, size: Size) -> Result<Pty> {
+        self.enter(format!("open_pty {}", command.argv.join(" "))).await;
+        let (process, pipes) = self.start(FakeStart::Pty(size), &command)?;
+        self.state().agents.push(Arc::clone(&process));
+        Ok(pty::of(KillOnDrop(process), pipes.stdin, pipes.stdout))
     }
 
     async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes> {

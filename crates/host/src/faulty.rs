@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::error::{HostError, Result};
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
-    GuardSpec, Host, Output, RelPath, Signal, Spawned, TaskDir, TaskId, Watch,
+    GuardSpec, Host, Output, Pty, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
 };
 
 /// What a fault does to the call it meets.
@@ -37,6 +37,7 @@ pub enum HostOp {
     Cleanup,
     Run,
     Spawn,
+    OpenPty,
     Read,
     Write,
     Append,
@@ -156,6 +157,10 @@ impl Host for FaultyHost {
 
     async fn run(&self, command: Command) -> Result<Output> {
         self.meet(HostOp::Run, self.inner.run(command)).await
+    }
+
+    async fn open_pty(&self, command: Command, size: Size) -> Result<Pty> {
+        self.meet(HostOp::OpenPty, self.inner.open_pty(command, size)).await
     }
 
     async fn spawn(&self, command: Command) -> Result<Spawned> {

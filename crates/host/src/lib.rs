@@ -4,7 +4,8 @@
 //! a machine behind SSH by the same trait. Code above this trait never asks which of them it has.
 //!
 //! Reading order: [`TaskDir`] (where one session's files live), [`Host`] (what can be done there), [`guard`] (how an
-//! agent outlives the service and still never outlives its lease), [`archive`] (snapshots of a workdir).
+//! agent outlives the service and still never outlives its lease), [`tmux`] and [`terminal`] (an agent that people look
+//! at), [`archive`] (snapshots of a workdir).
 
 pub mod archive;
 mod codex_binary;
@@ -13,6 +14,9 @@ mod error;
 pub mod guard;
 mod local;
 mod task_dir;
+pub mod terminal;
+pub mod tmux;
+pub mod ttyd;
 mod watch;
 
 #[cfg(feature = "testsuite")]
@@ -34,9 +38,10 @@ pub use archive::{Codec, Excludes};
 pub use codex_binary::CodexBinary;
 pub use command::{Command, DEFAULT_LIMIT, EnvPlan, OUTPUT_LIMIT, Output};
 pub use error::{HostError, Result};
-pub use guard::{AgentIdentity, AgentState, GuardSpec, Signal};
+pub use guard::{AgentIdentity, AgentState, GuardSpec, Signal, Size, Stage, Terminal};
 pub use local::{LocalHost, LocalHostConfig};
 pub use task_dir::{RelPath, TaskDir, TaskId};
+pub use terminal::Pty;
 pub use watch::Watch;
 
 /// A chunked byte stream; chunks are at most [`archive::CHUNK`] bytes. Dropping it stops whatever produces it.
@@ -152,6 +157,10 @@ pub trait Host: Send + Sync + 'static {
 
     /// Starts a program with three pipes, in a process group of its own (S-087).
     async fn spawn(&self, command: Command) -> Result<Spawned>;
+
+    /// Starts a program on a terminal of its own, of this size; the command's own standard input is not used. Dropping
+    /// the answer's input kills the program.
+    async fn open_pty(&self, command: Command, size: Size) -> Result<Pty>;
 
     /// Reads a whole regular file of at most `limit` bytes; a longer one is [`HostError::TooLarge`] before anything
     /// is read (S-107). A missing one is [`HostError::NotFound`].

@@ -4,6 +4,7 @@ mod beneath;
 mod files;
 mod find_codex;
 mod programs;
+mod ptys;
 mod roots;
 mod tree;
 mod watching;
@@ -23,7 +24,7 @@ use self::watching::Watcher;
 use crate::error::{HostError, Result};
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
-    GuardSpec, Host, Output, RelPath, Signal, Spawned, TaskDir, TaskId, Watch, archive, guard,
+    GuardSpec, Host, Output, Pty, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch, archive, guard,
 };
 
 /// File operations under way at once, over all sessions of this host. They are short; more of them would only queue
@@ -200,6 +201,10 @@ impl Host for LocalHost {
 
     async fn spawn(&self, command: Command) -> Result<Spawned> {
         programs::spawn(command, &self.home).await
+    }
+
+    async fn open_pty(&self, command: Command, size: Size) -> Result<Pty> {
+        ptys::open(command, size, &self.home)
     }
 
     async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes> {
