@@ -39,7 +39,7 @@ use tracing::{Instrument, Span, info, info_span, warn};
 
 pub use context::RunContext;
 pub use requests::{
-    AnswerApproval, ChangeSession, InterruptTurn, ListApprovals, SendTurn, ShowActors, StopMode, StopSession,
+    AnswerApproval, ChangeSession, InterruptTurn, ListApprovals, OpenTerminal, SendTurn, ShowActors, StopMode, StopSession,
     TurnMode,
 };
 

@@ -6,6 +6,7 @@ use optio_store::ApprovalId;
 use serde_json::json;
 use tracing::{info, warn};
 
+use super::children::Front;
 use super::approvals::{self, Approval, ApprovalState, Decision};
 use super::end::Cause;
 use super::last_words::last_words;
@@ -194,6 +195,8 @@ impl Session {
 
     fn reply(&mut self, asked: &Asked, decision: Decision, ctx: &mut Context<Self>) {
         let reply = ReplyToAgent { request: asked.request.clone(), decision };
-        self.crew(ctx).reader.do_send(reply);
+        if let Front::Conversation(reader) = self.crew(ctx).front {
+            reader.do_send(reply);
+        }
     }
 }
