@@ -352,9 +352,9 @@ async fn embedded(clock: Arc<ManualClock>) -> Backend {
     Backend { h, open_again: Box::new(move || Box::pin(std::future::ready(open()))) }
 }
 
-async fn mongodb(clock: Arc<ManualClock>) -> Backend {
+async fn mongodb(clock: Arc<ManualClock>, encrypt: bool) -> Backend {
     let world = Arc::new(support::World::new().await);
-    let options = mongo::Options { clock: Some(clock.clone()), ..mongo::Options::default() };
+    let options = mongo::Options { clock: Some(clock.clone()), encrypt, ..mongo::Options::default() };
     let (opened, options_again) = (world.clone(), options.clone());
     let open_again = move || -> Opening {
         let (world, options) = (opened.clone(), options_again.clone());
@@ -388,6 +388,11 @@ proptest! {
 
     #[test]
     fn the_mongodb_store_does_what_the_model_says(ops in proptest::collection::vec(op(), 1..40)) {
-        run(mongodb, ops);
+        run(|clock| mongodb(clock, false), ops);
+    }
+
+    #[test]
+    fn the_sealed_mongodb_store_does_what_the_model_says(ops in proptest::collection::vec(op(), 1..40)) {
+        run(|clock| mongodb(clock, true), ops);
     }
 }

@@ -41,7 +41,19 @@ mod mongo {
     use super::*;
 
     async fn make() -> Harness {
-        support::harness(Arc::new(ManualClock::new())).await
+        support::harness(Arc::new(ManualClock::new()), Default::default()).await
+    }
+
+    optio_store::store_suite!(make);
+}
+
+mod sealed_mongo {
+    use super::*;
+    use optio_store::mongo::Options;
+
+    async fn make() -> Harness {
+        let sealed = Options { encrypt: true, ..Options::default() };
+        support::harness(Arc::new(ManualClock::new()), sealed).await
     }
 
     optio_store::store_suite!(make);

@@ -16,8 +16,11 @@ use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde_json::{Map, Value};
 
+use super::Update;
+use super::gridfs::key_of;
+use super::keys::Keys;
 use crate::clock::from_millis;
-use crate::seeds::OWN_NOTES;
+use crate::seeds::{KEY_NOTE, OWN_NOTES};
 use crate::{
     Account, Holder, Result, SeedId, SeedPatch, SeedRow, SeedStatus, SeedVersion, StoreError, StoredLease,
 };
@@ -57,14 +60,26 @@ impl SeedDocument {
         })
     }
 
-    /// Refuses a login that is encrypted: without its key nothing may be said of it (T-072).
-    pub(super) fn check_readable(&self) -> Result<()> {
-        match self.metadata().and_then(|m| m.get("enc")) {
-            None | Some(Bson::Null) => Ok(()),
-            Some(key) => Err(StoreError::Locked {
-                what: format!("seed {}", self.id),
-                key: key.as_str().unwrap_or("unknown").to_owned(),
-            }),
+    /// Refuses a login that is encrypted with a key that is not at hand: nothing may be said of it (T-072).
+    pub(super) fn check_readable(&self, keys: &Keys) -> Result<()> {
+        match key_of(&self.document) {
+            Some(key) if keys.sealer(key).is_none() => {
+                Err(StoreError::Locked { what: format!("seed {}", self.id), key: key.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Has an update name the key of the blob that it points the document to, or no key. Where the notes are no
+    /// document there is no place for it; the file says the same.
+    pub(super) fn set_key(&self, update: &mut Update, key: Option<&str>) {
+        let place = format!("metadata.{KEY_NOTE}");
+        match (key, self.document.get("metadata")) {
+            (Some(key), None | Some(Bson::Document(_))) => drop(update.set.insert(place, key)),
+            (None, Some(Bson::Document(notes))) if notes.contains_key(KEY_NOTE) => {
+                update.unset.insert(place, "");
+            }
+            _ => {}
         }
     }
 
@@ -94,13 +109,19 @@ impl SeedDocument {
         })
     }
 
-    /// What a list shows, given whose login it is.
-    pub(super) fn row(&self, account: Account) -> Result<SeedRow> {
+    /// What a list shows, given whose login it is. One that is locked keeps its status, which is not ours to change,
+    /// and says why it is of no use here.
+    pub(super) fn row(&self, account: Account, keys: &Keys) -> Result<SeedRow> {
         let document = &self.document;
         let date =
             |field: &str| document.get_datetime(field).ok().map(|at| from_millis(at.timestamp_millis()));
         let created_at = from_millis(self.created);
-        let (status, status_reason) = self.status();
+        let (status, reason) = self.status();
+        let status_reason = match (self.check_readable(keys), reason) {
+            (Ok(()), reason) => reason,
+            (Err(locked), None) => Some(locked.to_string()),
+            (Err(locked), Some(reason)) => Some(format!("{locked}; {reason}")),
+        };
         let lease = document.get_document("lease").ok();
         let lease = lease.and_then(|lease| {
             Some(StoredLease {
@@ -125,7 +146,7 @@ impl SeedDocument {
             last_refreshed_at: date("lastRefreshedAt"),
             last_verified_at: date("lastVerifiedAt"),
             metadata: metadata
-                .filter(|(key, _)| *key != OWN_NOTES)
+                .filter(|(key, _)| ![OWN_NOTES, KEY_NOTE].contains(&key.as_str()))
                 .map(|(key, value)| (key.clone(), to_json(value)))
                 .collect(),
         })
@@ -280,7 +301,7 @@ mod tests {
     #[test]
     fn a_document_with_nothing_but_what_capture_writes_is_an_alive_free_clean_seed() {
         let seed = read(doc! { "_id": ObjectId::new(), "blobId": ObjectId::new() }, false);
-        let row = seed.row(Account::default()).unwrap();
+        let row = seed.row(Account::default(), &Keys::default()).unwrap();
         assert_eq!((row.status, row.status_reason, row.pool), (SeedStatus::Alive, None, None));
         assert_eq!((row.lease, row.dirty, row.created_at), (None, false, row.updated_at));
         assert!(row.metadata.is_empty());
@@ -292,7 +313,7 @@ mod tests {
             "_id": ObjectId::new(), "blobId": ObjectId::new(), "poolKey": 3, "status": "invented", "lease": "?",
             "metadata": { "when": date(0), "n": 1_i32 }, "updatedAt": "yesterday", "manifestVersion": 77,
         };
-        let row = read(odd, false).row(Account::default()).unwrap();
+        let row = read(odd, false).row(Account::default(), &Keys::default()).unwrap();
         assert_eq!((row.status, row.pool, row.lease, row.dirty), (SeedStatus::Alive, None, None, true));
         assert_eq!(
             serde_json::json!(row.metadata),
@@ -333,7 +354,27 @@ mod tests {
     #[test]
     fn an_encrypted_login_is_locked_and_not_damaged() {
         let seed = doc! { "_id": ObjectId::new(), "metadata": { "enc": "key-7" } };
-        let error = read(seed, false).check_readable().unwrap_err();
+        let error = read(seed, false).check_readable(&Keys::default()).unwrap_err();
         assert!(matches!(&error, StoreError::Locked { key, .. } if key == "key-7"), "{error}");
+    }
+
+    #[test]
+    fn a_documents_key_is_named_and_taken_away_wherever_there_is_a_place_for_it() {
+        let update = |metadata: Option<Bson>, key| {
+            let mut seed = doc! { "_id": ObjectId::new(), "blobId": ObjectId::new() };
+            seed.extend(metadata.map(|notes| ("metadata".to_owned(), notes)));
+            let mut update = Update::default();
+            read(seed, false).set_key(&mut update, key);
+            (update.set, update.unset)
+        };
+        let named = (doc! { "metadata.enc": "k" }, doc! {});
+        assert_eq!(update(None, Some("k")), named);
+        assert_eq!(update(Some(doc! { "enc": "old" }.into()), Some("k")), named);
+        assert_eq!(update(Some(doc! { "enc": "old" }.into()), None), (doc! {}, doc! { "metadata.enc": "" }));
+        // An update of a field below these would fail, and with it the save of a login.
+        for odd in [Bson::Null, "text".into(), 3.into()] {
+            assert_eq!(update(Some(odd), Some("k")), (doc! {}, doc! {}));
+        }
+        assert_eq!(update(Some(doc! {}.into()), None), (doc! {}, doc! {}));
     }
 }

@@ -10,7 +10,7 @@ use super::call::{Failure, PAUSE, Tried, again, is_duplicate, is_passing};
 use super::documents::{SeedDocument, changes, date, metadata_document, notes, object_id};
 use super::{Core, Mongo, Update};
 use crate::local::invalid;
-use crate::seeds::{OWN_NOTES, SEED_LIMIT, check_metadata, check_pool};
+use crate::seeds::{KEY_NOTE, OWN_NOTES, SEED_LIMIT, check_metadata, check_pool};
 use crate::{
     Account, Holder, NewSeed, Page, PageRequest, Result, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedRow,
     SeedStatus, SeedVersion, Seeds, StoreError, seed_archive,
@@ -94,7 +94,7 @@ impl Seeds for Mongo {
 }
 
 impl Core {
-    async fn stored(&self, id: &SeedId) -> Tried<Option<SeedDocument>> {
+    pub(super) async fn stored(&self, id: &SeedId) -> Tried<Option<SeedDocument>> {
         let this = doc! { "$match": { "_id": object_id(id) } };
         Ok(self.shown(vec![this], vec![]).await?.pop())
     }
@@ -104,7 +104,7 @@ impl Core {
             Some(account) => account,
             None => self.derive(seed).await.map(|(account, _)| account).unwrap_or_else(unknown),
         };
-        Ok(seed.row(account)?)
+        Ok(seed.row(account, &self.archive_keys)?)
     }
 
     async fn seed_row(&self, id: &SeedId) -> Tried<Option<SeedRow>> {
@@ -122,12 +122,12 @@ impl Core {
         let archive =
             self.aside("packing a login", move || seed_archive::encode(&files, seconds(now))).await?;
         let Some(lineage) = lineage else {
-            return self.insert(&id, seed, None, &archive, now).await;
+            return self.insert(&id, seed, None, archive, now).await;
         };
         self.claim(&lineage, &id).await?;
         let stored = async {
             self.check_twin(&lineage).await?;
-            self.insert(&id, seed, Some(&lineage), &archive, now).await
+            self.insert(&id, seed, Some(&lineage), archive, now).await
         };
         let stored = stored.await;
         self.drop_claim(&lineage, &id).await;
@@ -139,12 +139,13 @@ impl Core {
         id: &SeedId,
         seed: NewSeed,
         lineage: Option<&str>,
-        archive: &[u8],
+        archive: Vec<u8>,
         now: i64,
     ) -> Tried<SeedRow> {
         let blob = ObjectId::new();
         let mut metadata = metadata_document(seed.metadata)?;
         metadata.insert(OWN_NOTES, notes(blob, lineage, &seed.account));
+        metadata.extend(self.archive_keys.writing().map(|(key, _)| (KEY_NOTE.to_owned(), key.into())));
         let mut document = doc! {
             "_id": object_id(id), "createdAt": date(now), "blobId": blob, "manifestVersion": MANIFEST,
         };
@@ -152,7 +153,7 @@ impl Core {
         if let Some(pool) = seed.pool {
             document.insert("poolKey", pool);
         }
-        self.store_login(blob, id.as_str(), archive).await?;
+        self.store_login(blob, id.as_str(), archive.into()).await?;
         let inserted = again(|| async {
             match self.seeds.insert_one(&document).await {
                 // The id is ours: an earlier try arrived, and its answer did not.
@@ -170,7 +171,7 @@ impl Core {
         let mut tries = 1;
         loop {
             let seed = self.stored(id).await?.ok_or_else(|| not_found(id))?;
-            seed.check_readable()?;
+            seed.check_readable(&self.archive_keys)?;
             let blob = seed.blob()?;
             let read = async {
                 let archive = self.read_file(blob, SEED_LIMIT).await?;
@@ -203,7 +204,7 @@ impl Core {
         if seed.holder() != Some(holder.as_str()) {
             return Ok(SaveOutcome::NotHolder);
         }
-        seed.check_readable()?;
+        seed.check_readable(&self.archive_keys)?;
         let from = seed.blob()?;
         let current = SeedVersion(from.to_hex());
         let archive = match self.read_file(from, SEED_LIMIT).await {
@@ -234,8 +235,9 @@ impl Core {
             Prepared::New(archive) => archive,
         };
         let account = seed.known_account();
-        let swap = Swap { id, holder, from, to: ObjectId::new(), lineage, account, now };
-        if let Err(failure) = self.store_login(swap.to, id.as_str(), &archive).await {
+        let to = ObjectId::new();
+        let swap = Swap { id, holder, from, to, lineage, account, now, before: &seed };
+        if let Err(failure) = self.store_login(swap.to, id.as_str(), archive.into()).await {
             self.abandon_blob(swap.to).await;
             return Err(failure);
         }
@@ -295,6 +297,7 @@ impl Core {
                 update.set.insert(own(&key), value);
             }
         }
+        swap.before.set_key(&mut update, self.archive_keys.writing().map(|(key, _)| key));
         self.stamp(&mut update, "lastRefreshedAt");
         update.into_document()
     }
@@ -371,6 +374,8 @@ struct Swap<'a> {
     lineage: Option<String>,
     account: Option<Account>,
     now: i64,
+    /// The document that named the old one.
+    before: &'a SeedDocument,
 }
 
 fn unknown() -> Account {

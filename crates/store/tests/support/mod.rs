@@ -96,9 +96,9 @@ impl World {
 }
 
 /// The store on a clock that the test moves.
-pub(crate) async fn harness(clock: Arc<ManualClock>) -> Harness {
+pub(crate) async fn harness(clock: Arc<ManualClock>, options: Options) -> Harness {
     let world = World::new().await;
-    let options = Options { clock: Some(clock.clone()), ..Options::default() };
+    let options = Options { clock: Some(clock.clone()), ..options };
     let store = world.open_with("store", options).await.store(no_journal());
     Harness { store, clock, keep: Box::new(world) as Box<dyn Any> }
 }
