@@ -26,12 +26,14 @@
 
 mod blobs;
 mod call;
+mod client;
 mod documents;
 mod gridfs;
 mod health;
 mod keys;
 mod leases;
 mod lineage;
+mod notes;
 mod records;
 mod sealed_files;
 mod seeds;
@@ -44,9 +46,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mongodb::bson::{Bson, DateTime, Document, doc};
-use mongodb::options::{
-    Acknowledgment, ClientOptions, IndexOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
-};
+use mongodb::options::IndexOptions;
 use mongodb::{Client, Collection, Database, IndexModel};
 use tokio::sync::Semaphore;
 
@@ -65,13 +65,8 @@ use keys::Keys;
 pub const OPERATION_LIMIT: Duration = Duration::from_secs(10);
 /// How long a blob stays after the document that named it names another, for whoever is reading it (T-056).
 pub const BLOB_GRACE: Duration = Duration::from_secs(10 * 60);
-/// How long the driver looks for a server. Shorter than [`OPERATION_LIMIT`], so that an outage has the driver's words
-/// for what is wrong.
-const SELECTION_LIMIT: Duration = Duration::from_secs(5);
 /// How long one look at whether the store works may take.
 const CHECK_LIMIT: Duration = Duration::from_secs(3);
-/// Connections to one server: more than there are operations at once with a few hundred sessions.
-const CONNECTIONS: u32 = 32;
 /// Ends the name of a collection of logins (T-001).
 const SEEDS: &str = "_codex_seeds";
 /// Ends the name of a collection of stored workdirs (T-159).
@@ -204,7 +199,7 @@ impl Mongo {
         let limit = OPERATION_LIMIT + options.lock_wait;
         let local = offload(&work, "opening the store", limit, move || Local::open(&at, &given)).await?;
 
-        let client_options = client_options(connection).await?;
+        let client_options = client::client_options(connection).await?;
         let database = options.database.or_else(|| client_options.default_database.clone());
         let why = "it must name a database, as in mongodb://host/name";
         let database = database.ok_or_else(|| invalid("connection string", why))?;
@@ -345,28 +340,6 @@ impl Update {
             .map(|(name, f)| (name.to_owned(), Bson::from(f)))
             .collect()
     }
-}
-
-/// What every operation of ours has in common: writes that survive a failover, reads that cannot be older than they
-/// (T-044, T-102), and no wait without an end.
-async fn client_options(connection: &str) -> Result<ClientOptions> {
-    let parsing = async { ClientOptions::parse(connection).await };
-    // A mongodb+srv:// asks the network for its hosts.
-    let parsed = tokio::time::timeout(OPERATION_LIMIT, parsing).await;
-    let what = "resolving the connection string";
-    let parsed = parsed.map_err(|_| StoreError::TimedOut { what, limit: OPERATION_LIMIT })?;
-    let mut options = parsed.map_err(|error| call::refused(connection, &error))?;
-    options.app_name = Some("optio-codex".to_owned());
-    options.connect_timeout = Some(SELECTION_LIMIT);
-    options.server_selection_timeout = Some(SELECTION_LIMIT);
-    options.max_pool_size = Some(CONNECTIONS);
-    options.retry_reads = Some(true);
-    options.retry_writes = Some(true);
-    options.read_concern = Some(ReadConcern::majority());
-    options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
-    let write = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(OPERATION_LIMIT);
-    options.write_concern = Some(write.build());
-    Ok(options)
 }
 
 /// Refuses what would make odd names of collections.

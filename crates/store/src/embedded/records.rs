@@ -12,8 +12,8 @@ use rusqlite::{
 };
 
 use super::Embedded;
+use super::columns::{from_json, json, parsed, parsed_opt};
 use super::db::Failure;
-use super::seeds::{from_json, json, parsed, parsed_opt};
 use crate::local::invalid;
 use crate::records::{check_body, readable};
 use crate::{

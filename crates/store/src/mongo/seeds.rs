@@ -1,13 +1,16 @@
 //! Logins: documents, and archives that are complete before a document names them.
 
+mod swap;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, Document, doc};
 
-use super::call::{Failure, PAUSE, Tried, again, is_duplicate, is_passing};
-use super::documents::{SeedDocument, changes, date, metadata_document, notes, object_id};
+use super::call::{Failure, Tried, again, is_duplicate};
+use super::documents::{SeedDocument, changes, date, notes, object_id};
+use super::notes::metadata_document;
 use super::{Core, Mongo, Update};
 use crate::local::invalid;
 use crate::seeds::{KEY_NOTE, OWN_NOTES, SEED_LIMIT, check_metadata, check_pool};
@@ -15,6 +18,7 @@ use crate::{
     Account, Holder, NewSeed, Page, PageRequest, Result, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedRow,
     SeedStatus, SeedVersion, Seeds, StoreError, seed_archive,
 };
+use swap::Swap;
 
 /// How often what was decided by reading is decided again, because a peer changed it in between (T-043).
 const TRIES: usize = 3;
@@ -244,64 +248,6 @@ impl Core {
         self.swap(swap).await
     }
 
-    /// Points the document at the new blob, if it still names the old one and the holder still has it. What came of it
-    /// is read, whatever the update answered (T-054, T-055).
-    async fn swap(&self, swap: Swap<'_>) -> Tried<SaveOutcome> {
-        self.supersede_blob(swap.from, swap.id.as_str()).await?;
-        let filter = doc! {
-            "_id": object_id(swap.id), "blobId": swap.from, "lease.holder": swap.holder.as_str(),
-        };
-        let update = self.repoint(&swap);
-        let mut tries = 1;
-        loop {
-            let answered = self.seeds.update_one(filter.clone(), update.clone()).await;
-            let outcome = match self.stored(swap.id).await? {
-                None => SaveOutcome::Gone,
-                Some(seed) if seed.blob()? == swap.to => {
-                    self.settle_blob(swap.to).await;
-                    return Ok(SaveOutcome::Saved(SeedVersion(swap.to.to_hex())));
-                }
-                Some(seed) if seed.holder() != Some(swap.holder.as_str()) => SaveOutcome::NotHolder,
-                Some(seed) if seed.blob()? != swap.from => {
-                    SaveOutcome::Superseded { current: SeedVersion(seed.blob()?.to_hex()) }
-                }
-                // Still as it was: the update did not arrive, or the majority does not have it yet, or the lease went
-                // away and came back before this reading. It can be made twice.
-                Some(_) => match answered {
-                    Err(error) if tries == TRIES || !is_passing(&error) => return Err(error.into()),
-                    _ if tries < TRIES => {
-                        tries += 1;
-                        tokio::time::sleep(PAUSE).await;
-                        continue;
-                    }
-                    _ => {
-                        let why = "its lease keeps changing hands".to_owned();
-                        let id = swap.id.to_string();
-                        return Err(StoreError::Conflict { what: "seed", id, why }.into());
-                    }
-                },
-            };
-            self.abandon_blob(swap.to).await;
-            return Ok(outcome);
-        }
-    }
-
-    fn repoint(&self, swap: &Swap<'_>) -> Document {
-        let mut update = Update::default();
-        update.set.insert("blobId", swap.to);
-        update.set.insert("updatedAt", date(swap.now));
-        let own = |key: &str| format!("metadata.{OWN_NOTES}.{key}");
-        // Without a known account these stay stale, and the next reader derives all three.
-        if let Some(account) = &swap.account {
-            for (key, value) in notes(swap.to, swap.lineage.as_deref(), account) {
-                update.set.insert(own(&key), value);
-            }
-        }
-        swap.before.set_key(&mut update, self.archive_keys.writing().map(|(key, _)| key));
-        self.stamp(&mut update, "lastRefreshedAt");
-        update.into_document()
-    }
-
     async fn patch(&self, id: &SeedId, holder: Option<&Holder>, patch: SeedPatch) -> Tried<SeedRow> {
         let alive = patch.status.as_ref().is_some_and(|(status, _)| *status == SeedStatus::Alive);
         let verified = patch.verified;
@@ -363,19 +309,6 @@ enum Prepared {
     Already,
     Superseded,
     New(Vec<u8>),
-}
-
-/// Points a document at another blob.
-struct Swap<'a> {
-    id: &'a SeedId,
-    holder: &'a Holder,
-    from: ObjectId,
-    to: ObjectId,
-    lineage: Option<String>,
-    account: Option<Account>,
-    now: i64,
-    /// The document that named the old one.
-    before: &'a SeedDocument,
 }
 
 fn unknown() -> Account {
