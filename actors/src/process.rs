@@ -7,8 +7,8 @@ use std::time::Duration;
 use actix::prelude::*;
 use bytes::Bytes;
 use optio_host::{
-    AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, Host, HostError, RelPath, Signal, Stage, TaskDir,
-    Watch,
+    AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, Host, HostError, RelPath, Signal, Stage,
+    TaskDir, Watch,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;

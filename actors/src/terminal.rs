@@ -23,8 +23,8 @@ use crate::teardown::{CloseDoor, EndTurn, Finish, StepError, StepResult};
 
 use keeper::Keeper;
 pub use typing::{PressEscape, TypeText, TypingError};
-pub use viewer::{Shown, Viewer};
 use viewer::{Leave, Left};
+pub use viewer::{Shown, Viewer};
 
 /// How often the terminal shows that it lives.
 const BEAT: Duration = Duration::from_secs(5);

@@ -166,7 +166,8 @@ impl Handler<AskHands> for Session {
     fn handle(&mut self, ask: AskHands, ctx: &mut Self::Context) -> Self::Result {
         // The steps know the front by its conversation's name.
         let front = Front::kind(self.ledger.read(|record| record.config.mode()));
-        let replace = ask.replace.map(|kind| if kind == ChildKind::ConversationReader { front } else { kind });
+        let replace =
+            ask.replace.map(|kind| if kind == ChildKind::ConversationReader { front } else { kind });
         if let Some(kind) = replace {
             self.children.discard(kind);
             self.events.tell(

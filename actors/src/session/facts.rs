@@ -6,8 +6,8 @@ use optio_store::ApprovalId;
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::children::Front;
 use super::approvals::{self, Approval, ApprovalState, Decision};
+use super::children::Front;
 use super::end::Cause;
 use super::last_words::last_words;
 use super::{Phase, Session, crew};

@@ -33,9 +33,7 @@ use super::end::Cause;
 use super::last_words::last_words;
 use super::record::{RunRecord, SessionRecord};
 use super::{RunContext, TurnMode};
-use crate::conversation::{
-    Attach, AttachError, Attached, ConversationReader, Over, SendMessage, ThreadPlan,
-};
+use crate::conversation::{Attach, AttachError, Attached, ConversationReader, Over, SendMessage, ThreadPlan};
 use crate::host_link::Connect;
 use crate::lease_renewer::AcquireError;
 use crate::process::{LastWords, Pipes};

@@ -137,9 +137,10 @@ impl Phase {
             (Self::Lost, Stop) => Ok(()),
             (Self::Ended, Resume | Delete) => Ok(()),
             (Self::Starting, Turn | Interrupt | Answer | Terminal | ChangeModel) => Err(Refusal::Starting),
-            (Self::Ended | Self::Lost | Self::Stopping, Turn | Interrupt | Answer | Terminal | ChangeModel) => {
-                Err(Refusal::Ended)
-            }
+            (
+                Self::Ended | Self::Lost | Self::Stopping,
+                Turn | Interrupt | Answer | Terminal | ChangeModel,
+            ) => Err(Refusal::Ended),
             (Self::Ended, Stop) => Err(Refusal::Ended),
             (Self::Starting, Resume | Delete) => Err(Refusal::Live("starting")),
             (Self::Live, Resume | Delete) => Err(Refusal::Live("running")),

@@ -16,8 +16,8 @@ use super::approvals::Approval;
 use super::phase::{EndState, Phase, State};
 use crate::cred_watcher::Baseline;
 use crate::process::Transport;
-use crate::terminal::TerminalRecord;
 use crate::teardown::{Outcome, Progress, Step, StopStyle};
+use crate::terminal::TerminalRecord;
 
 /// Everything on record of a session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -188,8 +188,8 @@ impl SessionRecord {
     /// The state the outside sees.
     pub fn state(&self) -> State {
         // What codex does behind its own screen is known to nobody: it works until it ends.
-        let turn_runs = self.config.mode() == Mode::Terminal
-            || self.run.as_ref().is_some_and(|run| run.turn.is_some());
+        let turn_runs =
+            self.config.mode() == Mode::Terminal || self.run.as_ref().is_some_and(|run| run.turn.is_some());
         State::derive(self.phase, turn_runs, self.approvals.iter().any(Approval::is_pending))
     }
 

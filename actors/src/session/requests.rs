@@ -165,7 +165,9 @@ impl Handler<OpenTerminal> for Session {
                 Ok(Err(problem)) => {
                     Err(SessionError::Agent { id: session, why: problem.to_string(), retryable: true })
                 }
-                Err(_) => Err(SessionError::agent_unreachable(&session, "the terminal is being opened again")),
+                Err(_) => {
+                    Err(SessionError::agent_unreachable(&session, "the terminal is being opened again"))
+                }
             }
         })
     }

@@ -38,7 +38,9 @@ impl Launching {
                     AgentState::Running(_) => return Err(problem.into()),
                     AgentState::Exited { status, .. } => {
                         let said = self.last_words(true).await;
-                        return Err(LaunchError::Unusable(format!("codex ended with {status} at once{said}")));
+                        return Err(LaunchError::Unusable(format!(
+                            "codex ended with {status} at once{said}"
+                        )));
                     }
                     AgentState::Absent => return Err(problem.into()),
                 },
