@@ -11,7 +11,7 @@
 //! {prefix}_codex_sessions                    session records, one service's each; the bodies are sealed
 //! {prefix}_codex_session_keys                idempotency keys
 //!
-//! DIR/key, DIR/lock, DIR/spool/              this machine's own, whatever the store is
+//! DIR/key, DIR/lock, DIR/spool/, DIR/deliverables/   this machine's own, whatever the store is
 //! ```
 //!
 //! What is shared keeps Python's form: nothing is added to a snapshot's row, and what only we know of a seed lies under
@@ -49,6 +49,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, millis};
 use crate::health::HealthNote;
+use crate::local::deliverables::DiskDeliverables;
 use crate::local::spool::DiskSpool;
 use crate::local::{FILES_AT_ONCE, invalid, key, lock, offload, private_dir, unavailable};
 use crate::sealed::Sealer;
@@ -136,6 +137,7 @@ struct Core {
     service: String,
     sealer: Sealer,
     spool: Arc<DiskSpool>,
+    deliverables: Arc<DiskDeliverables>,
     /// Holders of which an acquire had an unknown outcome (T-103).
     unsettled: Mutex<VecDeque<Holder>>,
     work: Arc<Semaphore>,
@@ -152,6 +154,7 @@ struct Local {
     sealer: Sealer,
     service: String,
     spool: DiskSpool,
+    deliverables: DiskDeliverables,
 }
 
 impl Local {
@@ -162,10 +165,11 @@ impl Local {
         let key = key::load(&key_path, !dir.join("spool").exists())?;
         let sealer = Sealer::new(&key);
         let spool = DiskSpool::open(dir, sealer.clone())?;
+        let deliverables = DiskDeliverables::open(dir, sealer.clone())?;
         let mut named = b"optio service of this key\0".to_vec();
         named.extend_from_slice(&key);
         let service = seed_archive::sha256_hex(&named)[..24].to_owned();
-        Ok(Self { lock, sealer, service, spool })
+        Ok(Self { lock, sealer, service, spool, deliverables })
     }
 }
 
@@ -212,6 +216,7 @@ impl Mongo {
             service: local.service,
             sealer: local.sealer,
             spool: Arc::new(local.spool),
+            deliverables: Arc::new(local.deliverables),
             unsettled: Mutex::default(),
             work,
             health: HealthNote::new(),
@@ -232,6 +237,7 @@ impl Mongo {
             snapshots: Arc::new(self.clone()),
             records: Arc::new(self.clone()),
             spool: self.core.spool.clone(),
+            deliverables: self.core.deliverables.clone(),
             journal,
             health: Arc::new(self.clone()),
         }
