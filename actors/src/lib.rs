@@ -10,7 +10,8 @@
 //!    ├─ Snapshotter                 captures seed and workdir, restores
 //!    ├─ CredWatcher                 sees auth.json change, saves it back
 //!    ├─ Process                     the agent's process, and the proof that it is gone
-//!    └─ ConversationReader          the app-server's words ↔ journal, approvals, turns
+//!    ├─ ConversationReader          the app-server's words ↔ journal, approvals, turns
+//!    └─ LogTail                     the agent's own log, and what it hands over
 //! ```
 //!
 //! Read [`teardown`] first (the order), then [`session`] (the supervisor), then any child: one file each, with the
@@ -23,6 +24,7 @@ pub mod events;
 pub mod faults;
 pub mod host_link;
 pub mod lease_renewer;
+pub mod log_tail;
 mod login;
 pub mod process;
 pub mod recovery;

@@ -269,6 +269,7 @@ impl Handler<StartAgent> for Process {
                         run_mark: run.run.to_string(),
                         term_after: launch.term_after,
                         kill_after: launch.kill_after,
+                        stage: optio_host::Stage::Headless,
                     };
                     Ok((run.host.guard_start(&run.dir, spec).await?, None))
                 }

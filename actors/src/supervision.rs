@@ -33,6 +33,8 @@ pub enum ChildKind {
     CredWatcher,
     /// The seed's lease.
     LeaseRenewer,
+    /// The agent's own log.
+    LogTail,
     /// Capturing and restoring.
     Snapshotter,
     /// The checks of stored logins; one for a service.
@@ -43,13 +45,14 @@ pub enum ChildKind {
 
 impl ChildKind {
     /// Every kind of child that a session has, in the order in which they are started.
-    pub const OF_SESSION: [Self; 6] = [
+    pub const OF_SESSION: [Self; 7] = [
         Self::HostLink,
         Self::LeaseRenewer,
         Self::Snapshotter,
         Self::CredWatcher,
         Self::Process,
         Self::ConversationReader,
+        Self::LogTail,
     ];
 
     /// The name as it is written in JSON and logs.
@@ -60,6 +63,7 @@ impl ChildKind {
             Self::Process => "process",
             Self::ConversationReader => "conversation_reader",
             Self::CredWatcher => "cred_watcher",
+            Self::LogTail => "log_tail",
             Self::LeaseRenewer => "lease_renewer",
             Self::Snapshotter => "snapshotter",
             Self::Verifier => "verifier",

@@ -1,5 +1,7 @@
 //! The end of a run: the first cause, the walk through the teardown, and what is on record afterwards.
 
+use std::time::Duration;
+
 use actix::prelude::*;
 use jiff::Timestamp;
 use serde_json::json;
@@ -12,6 +14,9 @@ use super::{Session, SessionEnded};
 use crate::supervision::ChildKind;
 use crate::teardown::{self, AskHands, Hands, NoteStep, Noted, Report, Step, StopStyle};
 use crate::trace::Deed;
+
+/// How long a stop waits until the agent's log was read to its end; a few milliseconds, unless its host hangs.
+const STOP_READ_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why a run ends. The first one counts; what follows from it does not overwrite it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,14 +60,23 @@ impl Session {
             self.walk_unless_beginning(ctx);
         }
         let ledger = self.ledger.clone();
-        let saving = async move { ledger.save().await }.instrument(self.span.clone());
+        // What the agent wrote before somebody stopped it still counts, if it is its failure (S-184).
+        let last_lines =
+            (cause.outcome == EndState::Stopped).then(|| self.read_last_lines(STOP_READ_LIMIT, ctx));
+        let saving = async move {
+            let reading = futures_util::future::OptionFuture::from(last_lines);
+            futures_util::future::join(ledger.save(), reading).await.0
+        };
+        let saving = saving.instrument(self.span.clone());
         // On record first: an end that was announced must not be forgotten by a process that dies now.
         ctx.spawn(saving.into_actor(self).map(move |saved, session, ctx| {
             if let Err(problem) = saved {
                 warn!(parent: &session.span, %problem, "end of the run is not on record yet");
             }
             session.withdraw_approvals(ApprovalState::Cancelled, "the session is stopping");
-            let told = json!({ "outcome": cause.outcome, "reason": cause.reason });
+            session.end_log(ctx);
+            let (outcome, reason) = session.ledger.read(|record| (record.outcome, record.reason.clone()));
+            let told = json!({ "outcome": outcome, "reason": reason });
             session.events.tell("session.stopping", &told);
             session.publish();
             session.walk_unless_beginning(ctx);

@@ -1,13 +1,14 @@
 //! Starting a run, in order. Every failure, and every stop that comes meanwhile, leaves through the teardown.
 //!
 //! ```text
-//! connect ─ workdir (empty, restored, or kept) ─ codex ─ lease ─ login ─ texts ─ agent ─ conversation ─ first turn
+//! connect ─ workdir (empty, restored, or kept) ─ codex ─ lease ─ login ─ texts ─ log ─ agent ─ conversation ─ first turn
 //! ```
 //!
 //! What a later process must know is on record before the deed that needs undoing is done.
 
 mod agent;
 mod login;
+mod protocol;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use bytes::Bytes;
 use jiff::Timestamp;
-use optio_codex_protocol::agents_md::{self, KeywordFeatures};
+use optio_codex_protocol::agents_md;
 use optio_codex_protocol::argv::{KICKOFF, RESUME_NOTICE};
 use optio_codex_protocol::requests::Input;
 use optio_codex_protocol::workdir;
@@ -123,6 +124,7 @@ impl Launching {
         let codex = self.step("finding codex", STEP_LIMIT, HostLink, self.codex()).await?;
         self.step("leasing the seed", STEP_LIMIT, LeaseRenewer, self.login()).await?;
         self.step("writing the instructions", STEP_LIMIT, HostLink, self.texts()).await?;
+        self.step("preparing the log", STEP_LIMIT, HostLink, self.protocol()).await?;
         let pipes = self.step("starting the agent", STEP_LIMIT, Process, self.agent(codex)).await?;
         let conversing = self.converse(pipes);
         let attached =
@@ -205,7 +207,7 @@ impl Launching {
         let (agents_md, resumable) = self.run.ledger.read(|record| {
             let seeded = record.run.as_ref().is_some_and(|run| run.seed.is_some());
             let excludes = record.config.effective_excludes(seeded);
-            let text = agents_md::compose(&record.config, KeywordFeatures::default(), &excludes);
+            let text = agents_md::compose(&record.config, record.config.keyword_features(), &excludes);
             (text, record.config.supports_resume())
         });
         host.write(dir, &in_workdir(workdir::AGENTS_MD)?, Bytes::from(agents_md), 0o600).await?;

@@ -52,6 +52,7 @@ impl Handler<SendTurn> for Session {
             let refused = SessionError::refused(self.id(), refusal);
             return Box::pin(async { Err(refused) });
         }
+        self.attention_is_paid(ctx);
         let reader = self.crew(ctx).reader;
         let message = SendMessage { input: turn.input, mode: turn.mode };
         let session = self.id().clone();

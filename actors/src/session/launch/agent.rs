@@ -31,7 +31,7 @@ impl Launching {
             let at = self.run.dir.workdir().display().to_string();
             let sandbox = SandboxSettings::resolve(&record.config, &home.display().to_string());
             let program = workdir::below(&at, &format!("{}/codex", workdir::LOCAL_BIN));
-            let env = argv::environment(&record.config, &at, BrowserShims::Absent);
+            let env = argv::environment(&record.config, &at, BrowserShims::Installed);
             let path_prefix = env.path_prefix.into_iter().map(PathBuf::from).collect();
             let leased = record.run.as_ref().is_some_and(|run| run.seed.is_some());
             let (term_after, kill_after) = match leased {
