@@ -251,7 +251,7 @@ async fn a_session_whose_supervisor_panics_is_taken_up_from_its_record() {
     world.wait_event(&id, "session.adopted", "").await;
     let view = world.wait_state(&id, State::Waiting).await;
     assert_eq!(view.waiting, asked, "the same question waits");
-    let (approval, decision) = (asked[0].id.clone(), Decision::Accept);
+    let (approval, decision) = (asked[0].id.parse().unwrap(), Decision::Accept);
     let answer = AnswerApproval { approval, decision, by: "owner".to_owned(), note: None };
     world.service().answer(&id, answer).await.unwrap();
     world.until("the turn's end", async || world.count(&id, "turn.completed") == 1).await;

@@ -15,7 +15,7 @@ use crate::supervision::ChildKind;
 use crate::teardown::{self, AskHands, Hands, NoteStep, Noted, Report, Step, StopStyle};
 use crate::trace::Deed;
 
-/// How long a stop waits until the agent's log was read to its end; a few milliseconds, unless its host hangs.
+/// How long a stop waits until the log of its agent was read to its end; a few milliseconds, unless the host hangs.
 const STOP_READ_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why a run ends. The first one counts; what follows from it does not overwrite it.
@@ -53,6 +53,10 @@ impl Session {
             record.outcome = Some(cause.outcome);
             record.reason = Some(cause.reason.clone());
             record.begin_teardown(cause.style);
+            // Nobody is needed for what is ending.
+            if let Some(run) = &mut record.run {
+                run.log.attention = None;
+            }
         });
         self.stop.cancel();
         if cause.style == StopStyle::Fence {
@@ -60,23 +64,14 @@ impl Session {
             self.walk_unless_beginning(ctx);
         }
         let ledger = self.ledger.clone();
-        // What the agent wrote before somebody stopped it still counts, if it is its failure (S-184).
-        let last_lines =
-            (cause.outcome == EndState::Stopped).then(|| self.read_last_lines(STOP_READ_LIMIT, ctx));
-        let saving = async move {
-            let reading = futures_util::future::OptionFuture::from(last_lines);
-            futures_util::future::join(ledger.save(), reading).await.0
-        };
-        let saving = saving.instrument(self.span.clone());
+        let saving = async move { ledger.save().await }.instrument(self.span.clone());
         // On record first: an end that was announced must not be forgotten by a process that dies now.
         ctx.spawn(saving.into_actor(self).map(move |saved, session, ctx| {
             if let Err(problem) = saved {
                 warn!(parent: &session.span, %problem, "end of the run is not on record yet");
             }
             session.withdraw_approvals(ApprovalState::Cancelled, "the session is stopping");
-            session.end_log(ctx);
-            let (outcome, reason) = session.ledger.read(|record| (record.outcome, record.reason.clone()));
-            let told = json!({ "outcome": outcome, "reason": reason });
+            let told = json!({ "outcome": cause.outcome, "reason": cause.reason });
             session.events.tell("session.stopping", &told);
             session.publish();
             session.walk_unless_beginning(ctx);
@@ -216,6 +211,7 @@ impl Handler<NoteStep> for Session {
             }
             Some(StepView::from(&*found))
         });
+        let ended = matches!(noted, Noted::Ended(_));
         self.run.did(match noted {
             Noted::Began => Deed::StepBegan { step },
             Noted::Ended(outcome) => Deed::StepEnded { step, outcome },
@@ -227,7 +223,12 @@ impl Handler<NoteStep> for Session {
             self.save(ctx);
         }
         let (ledger, run, seam) = (self.ledger.clone(), self.run.clone(), format!("note_{step}"));
+        // All that the agent wrote is there now. Its failure counts although somebody stopped it (S-184).
+        let agent_is_over = step == Step::StopAgent && ended;
+        let stopped = self.ledger.read(|record| record.outcome == Some(EndState::Stopped));
+        let last_lines = (agent_is_over && stopped).then(|| self.read_last_lines(STOP_READ_LIMIT, ctx));
         let noting = async move {
+            futures_util::future::OptionFuture::from(last_lines).await;
             // Killed here, a process has begun (or done) a step that is not on record: the crash tests come here.
             if let Err(injected) = run.step(ChildKind::Session, &seam).await {
                 warn!(%injected, "session fails between two steps");
@@ -236,7 +237,10 @@ impl Handler<NoteStep> for Session {
                 warn!(%step, %problem, "step is not on record");
             }
         };
-        Box::pin(noting.instrument(self.span.clone()).into_actor(self).map(move |(), session, _| {
+        Box::pin(noting.instrument(self.span.clone()).into_actor(self).map(move |(), session, ctx| {
+            if agent_is_over {
+                session.end_log(ctx);
+            }
             if let Some(view) = view {
                 session.events.tell("teardown.step", &json!({ "step": view }));
             }

@@ -22,7 +22,7 @@ use super::{Beginning, Session};
 use crate::log_tail::{
     DeliverableSettled, Heed, LogLine, LogPosition, LogRead, ReadToTheEnd, Stage, StopReading, TailStart,
 };
-use crate::teardown::StopStyle;
+use crate::teardown::{Step, StopStyle};
 
 /// How long the deliverables that were announced before DONE may take (S-188).
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -91,7 +91,8 @@ pub struct Announced {
 pub(super) fn tail_start(session: &Session) -> TailStart {
     let (heed, stage) = session.ledger.read(|record| {
         let log = record.run.as_ref().map(|run| &run.log);
-        let over = record.phase == Phase::Stopping || log.is_some_and(|log| log.verdict.is_some());
+        let agent_is_over = record.progress().contains_key(&Step::StopAgent);
+        let over = agent_is_over || log.is_some_and(|log| log.verdict.is_some());
         let stage = match log {
             _ if over => Stage::Over,
             Some(log) if log.followed => Stage::Following,
@@ -194,6 +195,7 @@ impl Session {
                         log.progress = Some(Progress { percent, message });
                     }
                     Keyword::Note(message) => log.progress = Some(Progress { percent: None, message }),
+                    Keyword::Attention { .. } if record.phase == Phase::Stopping => {}
                     Keyword::Attention { reason } => {
                         let since = Timestamp::now();
                         log.attention = Some(Attention { id: format!("att_{line}"), reason, since });
