@@ -16,7 +16,7 @@ use optio_oauth::HttpOptions;
 use serde_json::{Map, Value};
 
 pub use options::{DefaultOptions, LogFormat, OnExitOption, Options, RefreshEncoding, StoreAddress};
-pub use store::StoreChoice;
+pub use store::{Encryption, StoreChoice};
 
 /// Where the service listens unless it is told otherwise.
 const LISTEN: &str = "127.0.0.1:7340";

@@ -45,6 +45,8 @@ pub struct Settings {
     pub trace: Trace,
     /// The codex program to use; without one the host's `PATH` decides.
     pub codex: Option<PathBuf>,
+    /// The ttyd program that serves terminals; without one a pty of the host's does.
+    pub ttyd: Option<PathBuf>,
     /// See [`ORPHAN_TTL`].
     pub orphan_ttl: Duration,
     /// What a session gets that does not say otherwise.
@@ -77,6 +79,7 @@ impl Settings {
             faults_enabled: false,
             trace: Trace::default(),
             codex: None,
+            ttyd: None,
             orphan_ttl: ORPHAN_TTL,
             defaults: Defaults::default(),
             login_server: Arc::new(Offline),

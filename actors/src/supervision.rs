@@ -29,6 +29,8 @@ pub enum ChildKind {
     Process,
     /// The conversation with the app-server.
     ConversationReader,
+    /// The people before the agent's terminal.
+    Terminal,
     /// The watch over `auth.json`.
     CredWatcher,
     /// The seed's lease.
@@ -44,14 +46,16 @@ pub enum ChildKind {
 }
 
 impl ChildKind {
-    /// Every kind of child that a session has, in the order in which they are started.
-    pub const OF_SESSION: [Self; 7] = [
+    /// Every kind of child that a session may have, in the order in which they are started. It has a conversation or a
+    /// terminal.
+    pub const OF_SESSION: [Self; 8] = [
         Self::HostLink,
         Self::LeaseRenewer,
         Self::Snapshotter,
         Self::CredWatcher,
         Self::Process,
         Self::ConversationReader,
+        Self::Terminal,
         Self::LogTail,
     ];
 
@@ -62,6 +66,7 @@ impl ChildKind {
             Self::HostLink => "host_link",
             Self::Process => "process",
             Self::ConversationReader => "conversation_reader",
+            Self::Terminal => "terminal",
             Self::CredWatcher => "cred_watcher",
             Self::LogTail => "log_tail",
             Self::LeaseRenewer => "lease_renewer",

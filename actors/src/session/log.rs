@@ -5,7 +5,6 @@
 
 use actix::prelude::*;
 use jiff::Timestamp;
-use optio_codex_protocol::config::Mode;
 use optio_codex_protocol::keywords::{Data, Keyword, deliverable};
 use optio_host::ExitStatus;
 use optio_store::{JournalStream, Record};
@@ -322,11 +321,6 @@ impl Session {
             self.save(ctx);
             self.publish();
         }
-    }
-
-    /// How the session's agent is talked to.
-    pub(super) fn mode(&self) -> Mode {
-        self.ledger.read(|record| record.config.mode())
     }
 }
 

@@ -1,19 +1,22 @@
 //! What the service itself tells the agent: lines that begin with `System: `, never in the middle of its turn.
 
 use actix::prelude::*;
-use optio_codex_protocol::config::Mode;
+use futures_util::FutureExt;
 use optio_codex_protocol::requests::Input;
 use tracing::{Instrument, warn};
 
+use super::children::Front;
 use super::{Phase, Session, TurnMode};
 use crate::conversation::SendMessage;
 use crate::log_tail::LookAtLog;
+use crate::terminal::TypeText;
 
 /// Begins each line that comes from the service and from no person (S-174).
 const PREFIX: &str = "System: ";
 
 impl Session {
-    /// Tells the agent every answer that waits, all in one message, as soon as no turn runs. What could not be told stays,
+    /// Tells the agent every answer that waits, all in one message, as soon as no turn runs.
+    /// What could not be told stays,
     /// and is tried again when a turn ends and every few seconds: an answer twice is better than an agent that waits for
     /// one for ever.
     pub(super) fn tell_answers(&mut self, ctx: &mut Context<Self>) {
@@ -25,35 +28,34 @@ impl Session {
         if self.telling || self.detaching || self.phase() != Phase::Live || answers.is_empty() {
             return;
         }
-        match self.mode() {
-            Mode::Conversation if turn_runs => {}
-            Mode::Conversation => self.tell_in_conversation(answers, ctx),
-            Mode::Terminal => {
-                // There is no way into a terminal yet; it can be seen that there was an answer (S-178).
-                for answer in &answers {
-                    let told = serde_json::json!({ "percent": null, "message": answer });
-                    self.events.tell("progress", &told);
-                }
-                self.told(answers.len(), ctx);
-            }
-        }
-    }
-
-    fn tell_in_conversation(&mut self, answers: Vec<String>, ctx: &mut Context<Self>) {
-        self.telling = true;
         let text: Vec<_> = answers.iter().map(|answer| format!("{PREFIX}{answer}")).collect();
-        let input = vec![Input::Text(text.join("\n"))];
-        let sending = self.crew(ctx).reader.send(SendMessage { input, mode: TurnMode::Queue });
-        ctx.spawn(sending.instrument(self.span.clone()).into_actor(self).map(move |sent, session, ctx| {
+        let text = text.join("\n");
+        let telling = match self.crew(ctx).front {
+            Front::Conversation(_) if turn_runs => return,
+            Front::Conversation(reader) => {
+                let input = vec![Input::Text(text)];
+                let sending = reader.send(SendMessage { input, mode: TurnMode::Queue });
+                async move { sending.await.map(|sent| sent.map(drop).map_err(|e| e.to_string())) }
+                    .boxed_local()
+            }
+            // Codex itself keeps what is typed while it works.
+            Front::Terminal(terminal) => {
+                let typing = terminal.send(TypeText(text));
+                async move { typing.await.map(|typed| typed.map_err(|e| e.to_string())) }.boxed_local()
+            }
+        };
+        self.telling = true;
+        let telling = telling.instrument(self.span.clone()).into_actor(self);
+        ctx.spawn(telling.map(move |told, session, ctx| {
             session.telling = false;
-            match sent {
-                Ok(Ok(_)) => {
+            match told {
+                Ok(Ok(())) => {
                     session.told(answers.len(), ctx);
                     // What came meanwhile; a turn that this began is waited for.
                     session.tell_answers(ctx);
                 }
-                Ok(Err(problem)) => warn!(%problem, "answer is not told yet"),
-                Err(_) => warn!("answer is not told yet, the conversation is attached again"),
+                Ok(Err(problem)) => warn!(problem, "answer is not told yet"),
+                Err(_) => warn!("answer is not told yet, the way to the agent is made anew"),
             }
         }));
     }
