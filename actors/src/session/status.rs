@@ -100,6 +100,9 @@ pub struct WaitingFor {
     pub id: String,
     /// Since when.
     pub since: Timestamp,
+    /// What for, where the agent said it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A teardown step as the API shows it.
@@ -141,12 +144,14 @@ impl SessionView {
             kind: "approval",
             id: a.id.to_string(),
             since: a.asked_at,
+            reason: None,
         });
         let log = record.run.as_ref().map(|run| &run.log);
         let attention = log.and_then(|log| log.attention.as_ref()).map(|attention| WaitingFor {
             kind: "attention",
             id: attention.id.clone(),
             since: attention.since,
+            reason: Some(attention.reason.clone()),
         });
         Self {
             id: record.id.clone(),
