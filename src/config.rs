@@ -53,6 +53,8 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// The codex program; without one the `PATH` decides.
     pub codex: Option<PathBuf>,
+    /// The ttyd program; without one terminals are served without.
+    pub ttyd: Option<PathBuf>,
     /// What a session gets that does not say otherwise.
     pub defaults: Defaults,
     /// What becomes of live sessions when the service ends.
@@ -97,6 +99,7 @@ impl Config {
             public_url: None,
             allowed_hosts: Vec::new(),
             codex: None,
+            ttyd: None,
             defaults: Defaults::default(),
             on_exit: OnExit::Teardown,
             // A test that was killed leaves its agents; they shall not live for a day.
@@ -153,6 +156,7 @@ impl Config {
             public_url: options.public_url.map(|url| check_public_url(&url)).transpose()?,
             allowed_hosts: options.allowed_hosts.unwrap_or_default(),
             codex: options.codex.map(|path| absolute("codex", &path)).transpose()?,
+            ttyd: options.ttyd.map(|path| absolute("ttyd", &path)).transpose()?,
             defaults: defaults(options.defaults.unwrap_or_default())?,
             on_exit: options.on_exit.unwrap_or_default().into(),
             orphan_ttl,

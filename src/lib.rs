@@ -168,6 +168,7 @@ async fn settings(config: &Config, store: Store) -> Result<Settings> {
         name: token::load_or_make(&config.data_dir.join("instance"))?.chars().take(NAME_LENGTH).collect(),
         faults_enabled: config.enable_faults,
         codex: config.codex.clone(),
+        ttyd: config.ttyd.clone(),
         orphan_ttl: config.orphan_ttl,
         defaults: config.defaults.clone(),
         refresh_idle: config.refresh_seeds,

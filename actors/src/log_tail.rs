@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 pub use lines::LogPosition;
 pub use pass::Heed;
+use pass::{Unread, read_all};
 use review::Reviewer;
 
 use crate::session::RunContext;
@@ -28,9 +29,6 @@ const DELIVERABLES: &str = workdir::DELIVERABLES;
 
 /// A look without being woken, in case a wake-up was missed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-
-/// The pause after a pass that had more to tell than a person can read (S-480).
-const CROWDED_PAUSE: Duration = Duration::from_millis(100);
 
 /// The wait before a watch that could not be set up, or has ended, is set up again.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
@@ -235,55 +233,6 @@ impl LogTail {
     fn fail(&mut self, why: String, ctx: &mut Context<Self>) {
         self.exit.fail(why);
         ctx.stop();
-    }
-}
-
-struct Read {
-    position: LogPosition,
-    last: bool,
-    blocked: bool,
-}
-
-enum Unread {
-    /// What lies there is no log.
-    Odd(String),
-    /// It cannot be read.
-    Broken(String),
-}
-
-/// Reads and tells until nothing new is there. Each part is told before the next is read.
-async fn read_all(
-    run: &RunContext,
-    mut at: LogPosition,
-    heed: Heed,
-    session: Recipient<LogRead>,
-    pulse: Pulse,
-    hurry: bool,
-) -> Result<Read, Unread> {
-    loop {
-        let stepped = run.step(ChildKind::LogTail, "read").await;
-        stepped.map_err(|injected| Unread::Broken(injected.to_string()))?;
-        let pending = run.ledger.read(|record| record.run.as_ref().map_or(0, |run| run.log.pending.len()));
-        let room = QUEUE.saturating_sub(pending);
-        let pass = pass::pass(run, &at, heed, room).await.map_err(|problem| match problem {
-            optio_host::HostError::Refused { .. } => Unread::Odd(problem.to_string()),
-            problem => Unread::Broken(format!("the agent's log cannot be read: {problem}")),
-        })?;
-        pulse.touch();
-        if pass.position == at {
-            return Ok(Read { position: at, last: false, blocked: pass.blocked });
-        }
-        let (last, blocked, crowded) = (pass.last, pass.blocked, pass.crowded);
-        at = pass.position;
-        let read = LogRead { lines: pass.lines, position: at.clone() };
-        session.send(read).await.map_err(|_| Unread::Broken("the session is gone".to_owned()))?;
-        pulse.touch();
-        if last || blocked {
-            return Ok(Read { position: at, last, blocked });
-        }
-        if crowded && !hurry {
-            tokio::time::sleep(CROWDED_PAUSE).await;
-        }
     }
 }
 

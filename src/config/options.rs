@@ -77,6 +77,9 @@ pub struct Options {
     /// The codex program [default: the one on the PATH]
     #[arg(long, env = "OPTIO_CODEX_CODEX", value_name = "FILE")]
     pub codex: Option<PathBuf>,
+    /// The ttyd program that serves terminals [default: none, a terminal needs no ttyd]
+    #[arg(long, env = "OPTIO_CODEX_TTYD", value_name = "FILE")]
+    pub ttyd: Option<PathBuf>,
     /// What becomes of running sessions when the service ends [default: detach]
     #[arg(long, env = "OPTIO_CODEX_ON_EXIT", value_name = "WHAT")]
     pub on_exit: Option<OnExitOption>,
@@ -243,6 +246,7 @@ impl Options {
             public_url: self.public_url.or(below.public_url),
             allowed_hosts: self.allowed_hosts.or(below.allowed_hosts),
             codex: self.codex.or(below.codex),
+            ttyd: self.ttyd.or(below.ttyd),
             on_exit: self.on_exit.or(below.on_exit),
             orphan_ttl: self.orphan_ttl.or(below.orphan_ttl),
             refresh_seeds: self.refresh_seeds.or(below.refresh_seeds),

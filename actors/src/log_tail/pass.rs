@@ -1,12 +1,16 @@
-//! One pass over what the agent has appended: a part of the file, read into what the session is told.
+//! Reading what the agent has appended, pass by pass: a part of the file at a time, made into what the session is told.
 
+use std::time::Duration;
+
+use actix::prelude::*;
 use optio_codex_protocol::agents_md::KeywordFeatures;
 use optio_codex_protocol::keywords::{self, Keyword};
 use optio_host::HostError;
 
 use super::lines::{Line, LogPosition, read_on};
-use super::{LogLine, OPTIO_LOG};
+use super::{LogLine, LogRead, OPTIO_LOG, QUEUE};
 use crate::session::RunContext;
+use crate::supervision::{ChildKind, Pulse};
 
 /// Notes of progress that one pass tells; of more, the newest is told with the number of those left out (S-480). With the
 /// pause between two passes that makes a hundred a second.
@@ -21,25 +25,77 @@ pub struct Heed {
     pub all: bool,
 }
 
-/// What a pass found.
-pub(super) struct Pass {
-    pub(super) lines: Vec<LogLine>,
+/// The pause after a pass that had more to tell than a person can read (S-480).
+const CROWDED_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is read when nothing new is there any more.
+pub(super) struct Read {
+    /// How far that is.
     pub(super) position: LogPosition,
-    /// Nothing is read after this: the agent said that it is over.
+    /// See [`Pass::last`].
     pub(super) last: bool,
-    /// A deliverable found no place in the queue: its line is read again later.
+    /// See [`Pass::blocked`].
     pub(super) blocked: bool,
+}
+
+/// Why nothing was read.
+pub(super) enum Unread {
+    /// What lies there is no log.
+    Odd(String),
+    /// It cannot be read.
+    Broken(String),
+}
+
+/// Reads and tells until nothing new is there. Each part is told before the next is read.
+pub(super) async fn read_all(
+    run: &RunContext,
+    mut at: LogPosition,
+    heed: Heed,
+    session: Recipient<LogRead>,
+    pulse: Pulse,
+    hurry: bool,
+) -> Result<Read, Unread> {
+    loop {
+        let stepped = run.step(ChildKind::LogTail, "read").await;
+        stepped.map_err(|injected| Unread::Broken(injected.to_string()))?;
+        let pending = run.ledger.read(|record| record.run.as_ref().map_or(0, |run| run.log.pending.len()));
+        let room = QUEUE.saturating_sub(pending);
+        let pass = pass(run, &at, heed, room).await.map_err(|problem| match problem {
+            HostError::Refused { .. } => Unread::Odd(problem.to_string()),
+            problem => Unread::Broken(format!("the agent's log cannot be read: {problem}")),
+        })?;
+        pulse.touch();
+        if pass.position == at {
+            return Ok(Read { position: at, last: false, blocked: pass.blocked });
+        }
+        let (last, blocked, crowded) = (pass.last, pass.blocked, pass.crowded);
+        at = pass.position;
+        let read = LogRead { lines: pass.lines, position: at.clone() };
+        session.send(read).await.map_err(|_| Unread::Broken("the session is gone".to_owned()))?;
+        pulse.touch();
+        if last || blocked {
+            return Ok(Read { position: at, last, blocked });
+        }
+        if crowded && !hurry {
+            tokio::time::sleep(CROWDED_PAUSE).await;
+        }
+    }
+}
+
+/// What a pass found.
+struct Pass {
+    lines: Vec<LogLine>,
+    position: LogPosition,
+    /// Nothing is read after this: the agent said that it is over.
+    last: bool,
+    /// A deliverable found no place in the queue: its line is read again later.
+    blocked: bool,
     /// There was more to tell than is told.
-    pub(super) crowded: bool,
+    crowded: bool,
 }
 
 /// Reads one part of the log. `room` is how many deliverables the queue takes. A log that is not there is an empty one.
-pub(super) async fn pass(
-    run: &RunContext,
-    at: &LogPosition,
-    heed: Heed,
-    mut room: usize,
-) -> Result<Pass, HostError> {
+async fn pass(run: &RunContext, at: &LogPosition, heed: Heed, mut room: usize) -> Result<Pass, HostError> {
     let mut pass =
         Pass { lines: Vec::new(), position: at.clone(), last: false, blocked: false, crowded: false };
     let path = RunContext::in_workdir(OPTIO_LOG);

@@ -3,15 +3,20 @@
 //! Told first, then on record: an event carries the number of its line, so that a process that dies between the two finds
 //! in the journal what was told already, and tells the rest. The agent's own word about its work ends the run.
 
+mod on_record;
+mod told;
+
+use std::time::Duration;
+
 use actix::prelude::*;
 use jiff::Timestamp;
 use optio_codex_protocol::keywords::{Data, Keyword, deliverable};
 use optio_host::ExitStatus;
-use optio_store::{JournalStream, Record};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::time::Duration;
+use serde_json::json;
 use tracing::{Instrument, info, warn};
+
+pub use on_record::{Announced, Attention, LogRecord, Progress};
+use told::told_lines;
 
 use super::end::Cause;
 use super::phase::{EndState, Phase};
@@ -28,63 +33,6 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long the reading of what an agent wrote last may take.
 const LAST_LINES_LIMIT: Duration = Duration::from_secs(5);
-
-/// Events read at once when what was told already is looked for.
-const PAGE: usize = 500;
-
-/// Pages looked through at the most. The events of one part of the log are told together, so what was told last stands
-/// near the end; a flood of deltas may lie behind it.
-const PAGES: usize = 40;
-
-/// What is on record of a run's log.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct LogRecord {
-    /// It is prepared for this run, and followed.
-    pub followed: bool,
-    /// How far it was read.
-    pub position: LogPosition,
-    /// The newest event at the time of that: what was told of later lines came after it.
-    pub told_before: u64,
-    /// How far the agent is, as it said last.
-    pub progress: Option<Progress>,
-    /// What a person is needed for.
-    pub attention: Option<Attention>,
-    /// Deliverables that wait to be fetched, in their order.
-    pub pending: Vec<Announced>,
-    /// What the agent has still to be told, one line each.
-    pub answers: Vec<String>,
-    /// What the agent said about the whole of its work.
-    pub verdict: Option<Verdict>,
-}
-
-/// How far the agent is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// At most 100; nothing where the agent gave none.
-    pub percent: Option<u8>,
-    /// In its words.
-    pub message: String,
-}
-
-/// A call for a person.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attention {
-    /// Its name among what a session waits for.
-    pub id: String,
-    /// What for.
-    pub reason: String,
-    /// Since when.
-    pub since: Timestamp,
-}
-
-/// A deliverable that was announced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Announced {
-    /// The line that did.
-    pub line: u64,
-    /// The path as the agent wrote it.
-    pub path: String,
-}
 
 /// With what the tail of a session begins, fresh or in place of another.
 pub(super) fn tail_start(session: &Session) -> TailStart {
@@ -362,37 +310,4 @@ impl Handler<DeliverableSettled> for Session {
         };
         Box::pin(saving.instrument(self.span.clone()).into_actor(self))
     }
-}
-
-/// The number of the last line that an earlier process told of, among the events after `since`.
-async fn told_lines(stream: &dyn JournalStream, since: u64) -> u64 {
-    let mut before = u64::MAX;
-    for _ in 0..PAGES {
-        let records = match stream.read_back(before, PAGE).await {
-            Ok(slice) => slice.records,
-            Err(problem) => {
-                warn!(%problem, "events cannot be looked through for what was told");
-                return 0;
-            }
-        };
-        let found = records.iter().rev().take_while(|record| record.seq > since).find_map(line_of);
-        if let Some(line) = found {
-            return line;
-        }
-        match records.first() {
-            Some(first) if first.seq > since => before = first.seq,
-            _ => return 0,
-        }
-    }
-    warn!("what was told of the log is further back than is looked");
-    0
-}
-
-/// The line an event tells of. A deliverable's event comes later than its line, so it says nothing about those after it.
-fn line_of(record: &Record) -> Option<u64> {
-    let of_lines = ["progress", "attention", "browser.requested", "client.message", "caller.message"];
-    if !of_lines.contains(&record.name.as_str()) {
-        return None;
-    }
-    serde_json::from_slice::<Value>(&record.data).ok()?.get("line")?.as_u64()
 }
