@@ -311,6 +311,33 @@ async fn a_stop_does_not_wait_for_deliverables() {
 }
 
 #[actix::test]
+async fn a_tail_that_hangs_holds_no_stop_up() {
+    let world = World::new().await;
+    let id = reporting(&world).await;
+    world.faults.arm(ChildKind::LogTail, "read", FaultKind::Hang, 99);
+    write(&world, &id, "STATUS: x\n");
+    world.until("it hangs", async || world.view(&id).await.state == State::Idle).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(world.stop(&id).await.outcome, Some(EndState::Stopped));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    world.check().await;
+}
+
+#[actix::test]
+async fn words_of_any_length_fit_on_record() {
+    let world = World::new().await;
+    let id = reporting(&world).await;
+    let long = "x".repeat(60_000);
+    for _ in 0..70 {
+        write(&world, &id, format!("DELIVERABLE: {long}\n"));
+    }
+    write(&world, &id, format!("ATTENTION: {long}\nSTATUS: {long}\nERROR: {long}\n"));
+    assert_eq!(world.wait_over(&id).await.outcome, Some(EndState::Failed));
+    let record = serde_json::to_vec(&world.record(&id).await).unwrap();
+    assert!(record.len() < 100_000, "{}", record.len());
+}
+
+#[actix::test]
 async fn a_restarted_tail_goes_on_at_its_byte() {
     let world = World::new().await;
     let id = reporting(&world).await;

@@ -21,7 +21,7 @@ use told::told_lines;
 use super::end::Cause;
 use super::phase::{EndState, Phase};
 use super::record::SessionRecord;
-use super::verdict::{Verdict, of_agents_end};
+use super::verdict::{Verdict, of_agents_end, short};
 use super::{Beginning, Session};
 use crate::log_tail::{
     DeliverableSettled, Heed, LogLine, LogPosition, LogRead, ReadToTheEnd, Stage, StopReading, TailStart,
@@ -139,17 +139,27 @@ impl Session {
                     Keyword::Status { percent, message } => {
                         // It goes on, so nobody is needed any more.
                         log.attention = None;
-                        log.progress = Some(Progress { percent, message });
+                        log.progress = Some(Progress { percent, message: short(&message) });
                     }
-                    Keyword::Note(message) => log.progress = Some(Progress { percent: None, message }),
+                    Keyword::Note(message) => {
+                        log.progress = Some(Progress { percent: None, message: short(&message) });
+                    }
                     Keyword::Attention { .. } if record.phase == Phase::Stopping => {}
                     Keyword::Attention { reason } => {
                         let since = Timestamp::now();
-                        log.attention = Some(Attention { id: format!("att_{line}"), reason, since });
+                        let id = format!("att_{line}");
+                        log.attention = Some(Attention { id, reason: short(&reason), since });
                     }
-                    Keyword::Deliverable { path } => log.pending.push(Announced { line, path }),
-                    Keyword::Done { summary } => log.verdict = Some(Verdict::Done { summary }),
-                    Keyword::Error { message } => log.verdict = Some(Verdict::Error { message }),
+                    Keyword::Deliverable { path } => {
+                        let path = deliverable::bounded(path);
+                        log.pending.push(Announced { line, path });
+                    }
+                    Keyword::Done { summary } => {
+                        log.verdict = Some(Verdict::Done { summary: summary.as_deref().map(short) });
+                    }
+                    Keyword::Error { message } => {
+                        log.verdict = Some(Verdict::Error { message: message.as_deref().map(short) });
+                    }
                     Keyword::Browser { .. } | Keyword::ClientMessage(_) => {}
                     Keyword::CallerMessage(_) | Keyword::Blank => {}
                 }

@@ -37,7 +37,8 @@ impl Verdict {
     }
 }
 
-fn short(words: &str) -> String {
+/// As much of what the agent wrote as a record keeps and a list shows.
+pub(super) fn short(words: &str) -> String {
     match words.char_indices().nth(CHARS) {
         None => words.to_owned(),
         Some((cut, _)) => format!("{}…", &words[..cut]),
