@@ -43,6 +43,17 @@ async fn shows(server: &TestServer, text: &str) {
     .await;
 }
 
+/// Waits until codex has put the end of this many turns on record; the screen shows an answer before.
+async fn turns_end(server: &TestServer, count: usize) {
+    wait_until(format!("{count} turns are over"), LIMIT, || async {
+        let files = files_beneath(&server.task_root()).into_iter();
+        let rollouts = files.filter(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
+        let text: String = rollouts.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+        text.matches("\"task_complete\"").count() >= count
+    })
+    .await;
+}
+
 #[actix::test]
 async fn a_terminal_is_typed_into_stopped_and_resumed_with_its_thread() {
     let model = MockModel::start();
@@ -56,6 +67,7 @@ async fn a_terminal_is_typed_into_stopped_and_resumed_with_its_thread() {
     let long: String = (0..300).map(|n| format!("line {n} of a long message\n")).collect();
     session.turn(&format!("@say the second answer\n{long}")).await;
     shows(&server, "• the second answer").await;
+    turns_end(&server, 2).await;
     assert!(model.turns().pop().expect("it was asked").user_text().contains("line 299 of a long message"));
 
     session.stop("graceful").await;
@@ -106,6 +118,7 @@ async fn a_service_that_was_killed_finds_its_terminal_with_its_screen_and_its_le
     shows(&server, &"tick ".repeat(20).trim()).await;
     session.turn("@say and it goes on").await;
     shows(&server, "• and it goes on").await;
+    turns_end(&server, 3).await;
 
     session.stop("graceful").await;
     let ended = session.end(END).await;
