@@ -151,6 +151,8 @@ fn an_error_beats_a_stop_and_done_does_not() {
         play(async {
             let world = World::new().await;
             let id = reporting(&world).await;
+            // The read is slower than the whole stop, which waits for it.
+            world.faults.arm(ChildKind::LogTail, "read", FaultKind::Delay { ms: 1500 }, 1);
             world.service().stop(&id, StopMode::Graceful).await.unwrap();
             write(&world, &id, line);
             assert_eq!(ended(&world.wait_over(&id).await), wanted, "{line}");
