@@ -378,6 +378,7 @@ fn new_run(session: &SessionId) -> RunRecord {
         resumed_from: None,
         resume_thread: None,
         newest_before: NewestBefore::None,
+        log: Default::default(),
     }
 }
 
@@ -506,6 +507,7 @@ impl Handler<Delete> for Sessions {
                 })?;
             }
             settings.store.snapshots.delete_all(&session).await?;
+            settings.store.deliverables.delete_all(&session).await?;
             // The record goes last but one: while it is there, a delete that failed half way can be asked for again.
             settings.store.records.delete(&session).await?;
             settings.store.journal.delete(session.as_str()).await?;

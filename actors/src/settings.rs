@@ -13,6 +13,7 @@ use optio_store::{Clock, JournalStream, Store, SystemClock};
 use serde_json::{Map, Value, json};
 
 use crate::faults::Faults;
+use crate::log_tail::review::{AcceptAll, Reviewer};
 use crate::session::SessionEnded;
 use crate::trace::Trace;
 
@@ -54,6 +55,8 @@ pub struct Settings {
     pub login_server: Arc<dyn LoginServer>,
     /// Seeds that lie idle in a pool are kept fresh.
     pub refresh_idle: bool,
+    /// Who decides about deliverables.
+    pub reviewer: Arc<dyn Reviewer>,
     /// What tells how old a login is; leases go by the store's own clock.
     pub clock: Arc<dyn Clock>,
     /// The root actor, once it lives.
@@ -81,6 +84,7 @@ impl Settings {
             defaults: Defaults::default(),
             login_server: Arc::new(Offline),
             refresh_idle: false,
+            reviewer: Arc::new(AcceptAll),
             clock: Arc::new(SystemClock),
             root: OnceLock::new(),
         }

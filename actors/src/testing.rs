@@ -305,6 +305,12 @@ impl World {
             .collect()
     }
 
+    /// How many deliverables of a session are kept, whether or not it is on record.
+    pub async fn memory_deliverables(&self, id: &SessionId) -> usize {
+        let store = self.memory.store(self.journal.clone());
+        store.deliverables.list(id).await.expect("the fake itself does not fail").len()
+    }
+
     /// Where a session's files are.
     pub fn dir(&self, id: &SessionId) -> TaskDir {
         self.host.task_dir(&TaskId::new(id.as_str()).expect("session ids are task ids"))
