@@ -2,21 +2,18 @@
 
 use bytes::Bytes;
 use optio_codex_protocol::keywords::deliverable::name_of;
+use optio_hooks::Deliverable;
 use optio_host::{HostError, RelPath};
 use optio_store::{KEPT_LIMIT, KeptFile, StoreError};
 use tracing::warn;
 
-use super::review::{Fetched, Review, Reviewer};
 use super::{DELIVERABLES, DeliverableSettled, REVIEW_LIMIT};
+use crate::hooks;
 use crate::session::RunContext;
 use crate::session::log::Announced;
 
 /// Fetches, reviews and keeps what was announced.
-pub(super) async fn settle(
-    run: &RunContext,
-    reviewer: &dyn Reviewer,
-    announced: Announced,
-) -> DeliverableSettled {
+pub(super) async fn settle(run: &RunContext, announced: Announced) -> DeliverableSettled {
     let workdir = run.dir.workdir().display().to_string();
     let limit = run.ledger.read(|record| record.config.max_download_bytes()).min(KEPT_LIMIT);
     let rejected = |why: String| Verdict::Rejected(why);
@@ -35,14 +32,14 @@ pub(super) async fn settle(
             settled.name.clone_from(&name);
             match fetch(run, &name, limit).await {
                 Err(verdict) => verdict,
-                Ok(content) => {
+                Ok((content, text)) => {
                     settled.bytes = Some(content.len() as u64);
-                    decide(run, reviewer, Fetched { session: run.session.clone(), path: name, content }).await
+                    decide(run, Deliverable { path: name, text }, content).await
                 }
             }
         }
     };
-    if let Verdict::Accepted(file, _) = &verdict {
+    if let Verdict::Accepted(file) = &verdict {
         settled.sha256 = Some(file.sha256.clone());
     }
     (settled.accepted, settled.reply) = verdict.words();
@@ -50,7 +47,7 @@ pub(super) async fn settle(
 }
 
 enum Verdict {
-    Accepted(KeptFile, Option<String>),
+    Accepted(KeptFile),
     Change(String),
     Rejected(String),
     Trouble(String),
@@ -59,8 +56,7 @@ enum Verdict {
 impl Verdict {
     fn words(self) -> (bool, String) {
         match self {
-            Self::Accepted(_, None) => (true, "accepted, the host has a copy of it".to_owned()),
-            Self::Accepted(_, Some(words)) => (true, words),
+            Self::Accepted(_) => (true, "accepted, the host has a copy of it".to_owned()),
             Self::Change(words) => (false, words),
             Self::Rejected(why) => {
                 (false, format!("rejected: {why}; put that right, then announce the file again"))
@@ -77,7 +73,7 @@ impl Verdict {
 }
 
 /// Reads the file on its host, which follows no link (S-171).
-async fn fetch(run: &RunContext, name: &str, limit: u64) -> Result<Bytes, Verdict> {
+async fn fetch(run: &RunContext, name: &str, limit: u64) -> Result<(Bytes, String), Verdict> {
     let rejected = |why: &str| Verdict::Rejected(why.to_owned());
     let path = RelPath::in_workdir(&format!("{DELIVERABLES}/{name}"));
     let path = path.map_err(|_| rejected("the path is not acceptable"))?;
@@ -93,25 +89,31 @@ async fn fetch(run: &RunContext, name: &str, limit: u64) -> Result<Bytes, Verdic
         }
     })?;
     match std::str::from_utf8(&content) {
-        Ok(_) => Ok(content),
+        Ok(text) => Ok((content.clone(), text.to_owned())),
         Err(_) => Err(rejected("the file is not text in UTF-8")),
     }
 }
 
 /// Kept before anybody says that it was taken: an accepted file can be had for as long as there is the session.
-async fn decide(run: &RunContext, reviewer: &dyn Reviewer, fetched: Fetched) -> Verdict {
-    let (path, content) = (fetched.path.clone(), fetched.content.clone());
-    let words = match tokio::time::timeout(REVIEW_LIMIT, reviewer.review(fetched)).await {
+async fn decide(run: &RunContext, file: Deliverable, content: Bytes) -> Verdict {
+    let about = hooks::about(run);
+    match tokio::time::timeout(REVIEW_LIMIT, run.hooks.on_deliverable(&about, &file)).await {
         Err(_) => return Verdict::Trouble(format!("nobody decided within {REVIEW_LIMIT:?}")),
-        Ok(Review::Trouble(why)) => return Verdict::Trouble(why),
-        Ok(Review::Change(words)) => return Verdict::Change(words),
-        Ok(Review::Accepted(words)) => words,
-    };
-    match run.store.deliverables.keep(&run.session, &path, content).await {
-        Ok(file) => Verdict::Accepted(file, words),
+        Ok(Err(problem)) => {
+            warn!(%problem, path = file.path, "deliverable is not judged");
+            return Verdict::Trouble("whoever judges it could not".to_owned());
+        }
+        Ok(Ok(answer)) => {
+            if let Some(wish) = optio_hooks::wish(answer.as_deref()) {
+                return Verdict::Change(wish.to_owned());
+            }
+        }
+    }
+    match run.store.deliverables.keep(&run.session, &file.path, content).await {
+        Ok(kept) => Verdict::Accepted(kept),
         Err(StoreError::Invalid { why, .. }) => Verdict::Rejected(why),
         Err(problem) => {
-            warn!(%problem, path, "deliverable is not kept");
+            warn!(%problem, path = file.path, "deliverable is not kept");
             Verdict::Trouble("it could not keep a copy".to_owned())
         }
     }
