@@ -37,6 +37,7 @@ pub mod mongod;
 pub mod procs;
 pub mod python_peer;
 pub mod server;
+pub mod terminal;
 pub mod wait;
 
 pub use auth::{ChatGptLogin, ModelAuth};
@@ -49,6 +50,7 @@ pub use mock_model::{MockModel, ModelRequest};
 pub use mongod::{Mongod, TestDatabase};
 pub use python_peer::{PeerError, PythonPeer};
 pub use server::{ServerSetup, TestServer};
+pub use terminal::TerminalClient;
 pub use wait::wait_until;
 
 /// How long a step that normally takes well under a second may take on a busy machine of two cores, before it is broken.
