@@ -19,7 +19,7 @@ pub(super) async fn settle(
 ) -> DeliverableSettled {
     let workdir = run.dir.workdir().display().to_string();
     let limit = run.ledger.read(|record| record.config.max_download_bytes()).min(KEPT_LIMIT);
-    let rejected = |why: String| Verdict::Rejected(why);
+    let rejected = |why: String| Ruling::Rejected(why);
     let mut settled = DeliverableSettled {
         line: announced.line,
         name: announced.path.clone(),
@@ -29,12 +29,12 @@ pub(super) async fn settle(
         accepted: false,
         reply: String::new(),
     };
-    let verdict = match name_of(&settled.path, &workdir) {
+    let ruling = match name_of(&settled.path, &workdir) {
         Err(bad) => rejected(bad.to_string()),
         Ok(name) => {
             settled.name.clone_from(&name);
             match fetch(run, &name, limit).await {
-                Err(verdict) => verdict,
+                Err(ruling) => ruling,
                 Ok(content) => {
                     settled.bytes = Some(content.len() as u64);
                     decide(run, reviewer, Fetched { session: run.session.clone(), path: name, content }).await
@@ -42,21 +42,21 @@ pub(super) async fn settle(
             }
         }
     };
-    if let Verdict::Accepted(file, _) = &verdict {
+    if let Ruling::Accepted(file, _) = &ruling {
         settled.sha256 = Some(file.sha256.clone());
     }
-    (settled.accepted, settled.reply) = verdict.words();
+    (settled.accepted, settled.reply) = ruling.words();
     settled
 }
 
-enum Verdict {
+enum Ruling {
     Accepted(KeptFile, Option<String>),
     Change(String),
     Rejected(String),
     Trouble(String),
 }
 
-impl Verdict {
+impl Ruling {
     fn words(self) -> (bool, String) {
         match self {
             Self::Accepted(_, None) => (true, "accepted, the host has a copy of it".to_owned()),
@@ -77,19 +77,19 @@ impl Verdict {
 }
 
 /// Reads the file on its host, which follows no link (S-171).
-async fn fetch(run: &RunContext, name: &str, limit: u64) -> Result<Bytes, Verdict> {
-    let rejected = |why: &str| Verdict::Rejected(why.to_owned());
+async fn fetch(run: &RunContext, name: &str, limit: u64) -> Result<Bytes, Ruling> {
+    let rejected = |why: &str| Ruling::Rejected(why.to_owned());
     let path = RelPath::in_workdir(&format!("{DELIVERABLES}/{name}"));
     let path = path.map_err(|_| rejected("the path is not acceptable"))?;
     let content = run.host.read(&run.dir, &path, limit).await.map_err(|problem| match problem {
         HostError::NotFound { .. } => rejected("there is no such file"),
         HostError::Refused { why, .. } => rejected(why),
         HostError::TooLarge { len, limit, .. } => {
-            Verdict::Rejected(format!("the file has {len} bytes, and at most {limit} are taken"))
+            Ruling::Rejected(format!("the file has {len} bytes, and at most {limit} are taken"))
         }
         problem => {
             warn!(%problem, name, "deliverable is not fetched");
-            Verdict::Trouble("it could not read the file".to_owned())
+            Ruling::Trouble("it could not read the file".to_owned())
         }
     })?;
     match std::str::from_utf8(&content) {
@@ -99,20 +99,20 @@ async fn fetch(run: &RunContext, name: &str, limit: u64) -> Result<Bytes, Verdic
 }
 
 /// Kept before anybody says that it was taken: an accepted file can be had for as long as there is the session.
-async fn decide(run: &RunContext, reviewer: &dyn Reviewer, fetched: Fetched) -> Verdict {
+async fn decide(run: &RunContext, reviewer: &dyn Reviewer, fetched: Fetched) -> Ruling {
     let (path, content) = (fetched.path.clone(), fetched.content.clone());
     let words = match tokio::time::timeout(REVIEW_LIMIT, reviewer.review(fetched)).await {
-        Err(_) => return Verdict::Trouble(format!("nobody decided within {REVIEW_LIMIT:?}")),
-        Ok(Review::Trouble(why)) => return Verdict::Trouble(why),
-        Ok(Review::Change(words)) => return Verdict::Change(words),
+        Err(_) => return Ruling::Trouble(format!("nobody decided within {REVIEW_LIMIT:?}")),
+        Ok(Review::Trouble(why)) => return Ruling::Trouble(why),
+        Ok(Review::Change(words)) => return Ruling::Change(words),
         Ok(Review::Accepted(words)) => words,
     };
     match run.store.deliverables.keep(&run.session, &path, content).await {
-        Ok(file) => Verdict::Accepted(file, words),
-        Err(StoreError::Invalid { why, .. }) => Verdict::Rejected(why),
+        Ok(file) => Ruling::Accepted(file, words),
+        Err(StoreError::Invalid { why, .. }) => Ruling::Rejected(why),
         Err(problem) => {
             warn!(%problem, path, "deliverable is not kept");
-            Verdict::Trouble("it could not keep a copy".to_owned())
+            Ruling::Trouble("it could not keep a copy".to_owned())
         }
     }
 }
