@@ -5,6 +5,7 @@ mod agent;
 mod check;
 mod life;
 mod logins;
+mod terminal;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

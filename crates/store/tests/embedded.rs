@@ -500,7 +500,11 @@ async fn a_deliverable_is_sealed_and_what_a_crash_left_of_one_is_swept() {
     {
         let store = store(&dir.open());
         for text in ["the first report", "the whole report"] {
-            store.deliverables.keep(&session, "report.md", Bytes::from_static(text.as_bytes())).await.unwrap();
+            store
+                .deliverables
+                .keep(&session, "report.md", Bytes::from_static(text.as_bytes()))
+                .await
+                .unwrap();
         }
     }
     let at = format!("deliverables/{session}");
