@@ -173,7 +173,8 @@ async fn a_terminal_is_typed_its_answer_and_ends_with_done() {
     session.wait_state("working", LIMIT).await;
     let hand_over = "printf kept > deliverables/x; echo 'DELIVERABLE: deliverables/x' >> optio.log";
     session.turn(&format!("{}\n@say I wait", shell(hand_over))).await;
-    let heard = model.wait_for_request(|r| r.is_turn() && r.user_text().contains("System: deliverable")).await;
+    let heard =
+        model.wait_for_request(|r| r.is_turn() && r.user_text().contains("System: deliverable")).await;
     assert!(heard.user_text().contains("System: deliverable x: accepted"), "{}", heard.user_text());
     session.turn(&shell("echo 'DONE: from the terminal' >> optio.log")).await;
     end(&session, "done", "from the terminal").await;
