@@ -23,6 +23,7 @@ pub mod cred_watcher;
 mod error;
 pub mod events;
 pub mod faults;
+mod hooks;
 pub mod host_link;
 pub mod lease_renewer;
 pub mod log_tail;

@@ -3,9 +3,7 @@
 mod deliver;
 mod lines;
 mod pass;
-pub mod review;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -19,7 +17,6 @@ use tracing::{debug, warn};
 pub use lines::LogPosition;
 pub use pass::Heed;
 use pass::{Unread, read_all};
-use review::Reviewer;
 
 use crate::session::RunContext;
 use crate::supervision::{ChildKind, ExitSlot, Observation, Observe, Pulse, beat};
@@ -37,7 +34,7 @@ const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// (S-172).
 pub(crate) const QUEUE: usize = 64;
 
-/// How long whoever reviews a deliverable may take.
+/// How long the operator's hook may take over a deliverable.
 pub const REVIEW_LIMIT: Duration = Duration::from_secs(60);
 
 /// Silence past this is loss: a review, the reading and the keeping of its file, and a disk that holds the journal back.
@@ -50,7 +47,6 @@ pub struct LogTail {
     session: Ears,
     exit: ExitSlot,
     pulse: Pulse,
-    reviewer: Arc<dyn Reviewer>,
     heed: Heed,
     position: LogPosition,
     stage: Stage,
@@ -91,20 +87,17 @@ pub struct TailStart {
     pub position: LogPosition,
     /// Where the run stands.
     pub stage: Stage,
-    /// Who decides about deliverables.
-    pub reviewer: Arc<dyn Reviewer>,
 }
 
 impl LogTail {
     /// A tail for this run.
     pub fn new(run: RunContext, pulse: Pulse, exit: ExitSlot, session: Ears, start: TailStart) -> Self {
-        let TailStart { heed, position, stage, reviewer } = start;
+        let TailStart { heed, position, stage } = start;
         Self {
             run,
             session,
             exit,
             pulse,
-            reviewer,
             heed,
             position,
             stage,
@@ -208,11 +201,10 @@ impl LogTail {
         });
         let Some(announced) = next else { return };
         self.delivering = true;
-        let (run, reviewer, session) =
-            (self.run.clone(), self.reviewer.clone(), self.session.deliverables.clone());
+        let (run, session) = (self.run.clone(), self.session.deliverables.clone());
         let settling = async move {
             run.step(ChildKind::LogTail, "deliver").await.map_err(|injected| injected.to_string())?;
-            let settled = deliver::settle(&run, &*reviewer, announced).await;
+            let settled = deliver::settle(&run, announced).await;
             // Put on record before the next one is begun.
             session.send(settled).await.map_err(|_| "the session is gone".to_owned())
         };

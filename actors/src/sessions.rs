@@ -147,6 +147,7 @@ async fn parts(
         faults: settings.faults.clone(),
         trace: settings.trace.clone(),
         ledger: ledger.clone(),
+        hooks: settings.hooks.clone(),
         mender,
     };
     Ok(SessionParts { settings, ledger, events, run, beginning, status })
@@ -377,6 +378,7 @@ fn new_run(session: &SessionId) -> RunRecord {
         was_live: false,
         resumed_from: None,
         resume_thread: None,
+        after_execute_is_due: false,
         newest_before: NewestBefore::None,
         log: Default::default(),
     }

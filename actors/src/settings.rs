@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use optio_codex_protocol::config::{ConfigError, SessionConfig};
+use optio_hooks::{Hooks, NoHooks};
 use optio_host::Host;
 use optio_oauth::{LoginServer, Offline};
 use optio_store::{Clock, JournalStream, Store, SystemClock};
 use serde_json::{Map, Value, json};
 
 use crate::faults::Faults;
-use crate::log_tail::review::{AcceptAll, Reviewer};
 use crate::session::SessionEnded;
 use crate::trace::Trace;
 
@@ -55,8 +55,8 @@ pub struct Settings {
     pub login_server: Arc<dyn LoginServer>,
     /// Seeds that lie idle in a pool are kept fresh.
     pub refresh_idle: bool,
-    /// Who decides about deliverables.
-    pub reviewer: Arc<dyn Reviewer>,
+    /// What an operator has a say in.
+    pub hooks: Arc<dyn Hooks>,
     /// What tells how old a login is; leases go by the store's own clock.
     pub clock: Arc<dyn Clock>,
     /// The root actor, once it lives.
@@ -84,7 +84,7 @@ impl Settings {
             defaults: Defaults::default(),
             login_server: Arc::new(Offline),
             refresh_idle: false,
-            reviewer: Arc::new(AcceptAll),
+            hooks: Arc::new(NoHooks),
             clock: Arc::new(SystemClock),
             root: OnceLock::new(),
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use optio_codex_protocol::config::SessionConfig;
 use optio_codex_protocol::requests::Input;
+use optio_hooks::{Hooks, NoHooks};
 use optio_host::fake::FakeHost;
 use optio_host::faulty::FaultyHost;
 use optio_host::{CodexBinary, Host, TaskDir, TaskId};
@@ -69,6 +70,8 @@ pub struct World {
     pub clock: Arc<dyn Clock>,
     /// Services that are started from now on keep idle seeds fresh.
     pub refresh_idle: Cell<bool>,
+    /// What an operator has a say in, for services that are started from now on.
+    pub hooks: RefCell<Arc<dyn Hooks>>,
     /// The fault seam of the actors.
     pub faults: Faults,
     /// What was done, by every service of this world.
@@ -107,6 +110,7 @@ impl World {
             login_server: FakeLoginServer::default(),
             clock,
             refresh_idle: Cell::new(false),
+            hooks: RefCell::new(Arc::new(NoHooks)),
             faults: Faults::default(),
             trace: Trace::default(),
             life: RefCell::default(),
@@ -138,6 +142,7 @@ impl World {
         settings.login_server = Arc::new(self.login_server.clone());
         settings.clock = self.clock.clone();
         settings.refresh_idle = self.refresh_idle.get();
+        settings.hooks = self.hooks.borrow().clone();
         let life = Life::start(settings).await;
         self.life.replace(Some(life));
     }

@@ -35,6 +35,7 @@ use super::last_words::last_words;
 use super::record::{RunRecord, SessionRecord};
 use super::{RunContext, TurnMode};
 use crate::conversation::{Attach, AttachError, Attached, ConversationReader, Over, SendMessage, ThreadPlan};
+use crate::hooks;
 use crate::host_link::Connect;
 use crate::lease_renewer::AcquireError;
 use crate::process::{LastWords, Pipes};
@@ -133,6 +134,8 @@ impl Launching {
         self.step("leasing the seed", STEP_LIMIT, LeaseRenewer, self.login()).await?;
         self.step("writing the instructions", STEP_LIMIT, HostLink, self.texts()).await?;
         self.step("preparing the log", STEP_LIMIT, HostLink, self.protocol()).await?;
+        let asking = async { hooks::before_execute(&self.run).await.map_err(LaunchError::Unusable) };
+        self.step("asking the operator's hook", hooks::LIMIT + STEP_LIMIT, HostLink, asking).await?;
         if mode == Mode::Terminal {
             self.step("starting the agent", STEP_LIMIT, Process, self.terminal(codex)).await?;
             return self.step("waiting for the terminal", STEP_LIMIT, Terminal, self.curtain()).await;

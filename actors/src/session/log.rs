@@ -48,7 +48,7 @@ pub(super) fn tail_start(session: &Session) -> TailStart {
         let heed = Heed { features: record.config.keyword_features(), all: record.config.host_protocol() };
         (heed, stage)
     });
-    TailStart { heed, stage, position: session.log_at.clone(), reviewer: session.settings.reviewer.clone() }
+    TailStart { heed, stage, position: session.log_at.clone() }
 }
 
 /// How far the log of the run on record was read.

@@ -102,6 +102,9 @@ pub struct RunRecord {
     pub resumed_from: Option<SnapshotId>,
     /// The thread that snapshot said to resume.
     pub resume_thread: Option<String>,
+    /// The operator's hook was told of the run's beginning, and is yet to be told of its end.
+    #[serde(default)]
+    pub after_execute_is_due: bool,
     /// The session's newest snapshot when the run began: a newest one with another id is this run's own.
     #[serde(default)]
     pub newest_before: NewestBefore,
