@@ -311,7 +311,7 @@ impl World {
     }
 
     /// How many deliverables of a session are kept, whether or not it is on record.
-    pub async fn memory_deliverables(&self, id: &SessionId) -> usize {
+    pub async fn kept_deliverables(&self, id: &SessionId) -> usize {
         let store = self.memory.store(self.journal.clone());
         store.deliverables.list(id).await.expect("the fake itself does not fail").len()
     }
