@@ -25,6 +25,7 @@ pub mod host_link;
 pub mod lease_renewer;
 mod login;
 pub mod process;
+pub mod provisioner;
 pub mod recovery;
 pub mod seed_login;
 pub mod service;

@@ -39,6 +39,8 @@ pub enum ChildKind {
     Verifier,
     /// Getting a new login by a code. A child of the root.
     SeedLogin,
+    /// The programs that hosts need; one for a service.
+    Provisioner,
 }
 
 impl ChildKind {
@@ -64,6 +66,7 @@ impl ChildKind {
             Self::Snapshotter => "snapshotter",
             Self::Verifier => "verifier",
             Self::SeedLogin => "seed_login",
+            Self::Provisioner => "provisioner",
         }
     }
 }

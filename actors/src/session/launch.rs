@@ -19,6 +19,7 @@ use optio_codex_protocol::agents_md::{self, KeywordFeatures};
 use optio_codex_protocol::argv::{KICKOFF, RESUME_NOTICE};
 use optio_codex_protocol::requests::Input;
 use optio_codex_protocol::workdir;
+use optio_host::provision::Tool;
 use optio_host::{CodexBinary, HostError, RelPath};
 use optio_store::StoreError;
 use serde_json::json;
@@ -33,6 +34,7 @@ use crate::conversation::{Attach, AttachError, Attached, Over, SendMessage, Thre
 use crate::host_link::Connect;
 use crate::lease_renewer::AcquireError;
 use crate::process::{LastWords, Pipes};
+use crate::provisioner::{self, ProvideError, Provided};
 use crate::settings::Settings;
 use crate::snapshotter::{Restore, RestoreError};
 use crate::supervision::ChildKind;
@@ -45,6 +47,9 @@ const HOME_DIRS: [&str; 5] =
 
 /// How long a step may take that asks the host, the store or an actor for small things: several of their own limits.
 const STEP_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a program may take to be had: longer than the limit of whoever provides it, which says more.
+const PROVIDE_LIMIT: Duration = Duration::from_secs(40 * 60);
 
 /// How long the workdir may take: a restore has the room that its capture had.
 const WORKDIR_LIMIT: Duration = Step::CaptureSnapshot.limit();
@@ -68,6 +73,8 @@ enum LaunchError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Lease(#[from] AcquireError),
+    #[error(transparent)]
+    Provide(#[from] ProvideError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
     #[error("the conversation did not come up: {problem}{said}")]
@@ -120,7 +127,7 @@ impl Launching {
         use ChildKind::{ConversationReader, HostLink, LeaseRenewer, Process, Snapshotter};
         self.step("reaching the host", STEP_LIMIT, HostLink, self.connect()).await?;
         self.step("preparing the workdir", WORKDIR_LIMIT, Snapshotter, self.workdir()).await?;
-        let codex = self.step("finding codex", STEP_LIMIT, HostLink, self.codex()).await?;
+        let codex = self.step("providing codex", PROVIDE_LIMIT, HostLink, self.codex()).await?;
         self.step("leasing the seed", STEP_LIMIT, LeaseRenewer, self.login()).await?;
         self.step("writing the instructions", STEP_LIMIT, HostLink, self.texts()).await?;
         let pipes = self.step("starting the agent", STEP_LIMIT, Process, self.agent(codex)).await?;
@@ -192,12 +199,23 @@ impl Launching {
     }
 
     async fn codex(&self) -> Result<CodexBinary, LaunchError> {
-        let codex = self.run.host.find_codex(self.settings.codex.as_deref()).await?;
-        info!(version = codex.version, path = %codex.path.display(), "codex found");
+        let Provided { path, version, can_listen } = self.provide(Tool::Codex).await?;
+        info!(version, path = %path.display(), "codex found");
+        let codex = CodexBinary { path, version, can_listen };
         // Launched through a link of its own, a session's agent can be told from another's (S-235, S-237).
         let link = in_workdir(&format!("{}/codex", workdir::LOCAL_BIN))?;
         self.run.host.link(&self.run.dir, &link, &codex.path).await?;
         Ok(codex)
+    }
+
+    /// Has a tool provided on the host, as this session wants it. Its events tell how far that is.
+    async fn provide(&self, tool: Tool) -> Result<Provided, LaunchError> {
+        let wishes = self.run.ledger.read(|record| self.settings.wishes(tool, &record.config));
+        let (run, progress) = (&self.run, Some(self.run.events.clone()));
+        match provisioner::provide(&run.provisioner, &run.host, tool, wishes, progress, &self.stop).await {
+            Err(ProvideError::Stopped(_)) => Err(LaunchError::Stopped),
+            provided => Ok(provided?),
+        }
     }
 
     async fn texts(&self) -> Result<(), LaunchError> {
