@@ -1,6 +1,7 @@
 //! One [`Config`]: the file, then the environment, then the flags.
 
 mod options;
+mod provision;
 mod store;
 
 use std::collections::BTreeMap;
@@ -12,10 +13,14 @@ use anyhow::{Context, Result, ensure};
 use optio_actors::Defaults;
 use optio_actors::sessions::OnExit;
 use optio_actors::settings::ORPHAN_TTL;
+use optio_host::provision::Releases;
 use optio_oauth::HttpOptions;
 use serde_json::{Map, Value};
 
-pub use options::{DefaultOptions, LogFormat, OnExitOption, Options, RefreshEncoding, StoreAddress};
+pub use options::{
+    DefaultOptions, LogFormat, OnExitOption, Options, RefreshEncoding, ReleaseUrl, StoreAddress,
+};
+pub use provision::{CodexRelease, ProvisionOptions, Sums, TtydRelease};
 pub use store::StoreChoice;
 
 /// Where the service listens unless it is told otherwise.
@@ -51,8 +56,12 @@ pub struct Config {
     pub public_url: Option<String>,
     /// More values of `Host` to answer to.
     pub allowed_hosts: Vec<String>,
-    /// The codex program; without one the `PATH` decides.
+    /// The codex program, used where it is; without one see [`optio_host::provision`].
     pub codex: Option<PathBuf>,
+    /// The same for ttyd.
+    pub ttyd: Option<PathBuf>,
+    /// What hosts get that have neither.
+    pub releases: Releases,
     /// What a session gets that does not say otherwise.
     pub defaults: Defaults,
     /// What becomes of live sessions when the service ends.
@@ -97,6 +106,8 @@ impl Config {
             public_url: None,
             allowed_hosts: Vec::new(),
             codex: None,
+            ttyd: None,
+            releases: Releases::default(),
             defaults: Defaults::default(),
             on_exit: OnExit::Teardown,
             // A test that was killed leaves its agents; they shall not live for a day.
@@ -153,6 +164,12 @@ impl Config {
             public_url: options.public_url.map(|url| check_public_url(&url)).transpose()?,
             allowed_hosts: options.allowed_hosts.unwrap_or_default(),
             codex: options.codex.map(|path| absolute("codex", &path)).transpose()?,
+            ttyd: options.ttyd.map(|path| absolute("ttyd", &path)).transpose()?,
+            releases: provision::releases(
+                options.codex_release_url.as_ref().map(|url| url.0.as_str()),
+                options.ttyd_release_url.as_ref().map(|url| url.0.as_str()),
+                &options.provision.unwrap_or_default(),
+            )?,
             defaults: defaults(options.defaults.unwrap_or_default())?,
             on_exit: options.on_exit.unwrap_or_default().into(),
             orphan_ttl,

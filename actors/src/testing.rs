@@ -5,6 +5,7 @@ mod agent;
 mod check;
 mod life;
 mod logins;
+mod tools;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use optio_codex_protocol::config::SessionConfig;
 use optio_codex_protocol::requests::Input;
 use optio_host::fake::FakeHost;
 use optio_host::faulty::FaultyHost;
+use optio_host::provision::{InPlace, Provision};
 use optio_host::{CodexBinary, Host, TaskDir, TaskId};
 use optio_oauth::fake::FakeLoginServer;
 use optio_store::faulty::FaultyStore;
@@ -23,6 +25,7 @@ use optio_store::{Clock, MemoryJournal, SessionId, TokioClock};
 use serde_json::{Value, json};
 
 pub use agent::{Behaviour, CODE, FakeAgents, login};
+pub use tools::FakeTools;
 
 use crate::conversation::Delivered;
 use crate::error::SessionError;
@@ -66,6 +69,8 @@ pub struct World {
     pub login_server: FakeLoginServer,
     /// The clock of the store and of everything else; it goes as tokio's does.
     pub clock: Arc<dyn Clock>,
+    /// How services that are started from now on have programs provided; by what the host has, unless a test says otherwise.
+    pub provision: RefCell<Arc<dyn Provision>>,
     /// Services that are started from now on keep idle seeds fresh.
     pub refresh_idle: Cell<bool>,
     /// The fault seam of the actors.
@@ -105,6 +110,7 @@ impl World {
             agents,
             login_server: FakeLoginServer::default(),
             clock,
+            provision: RefCell::new(Arc::new(InPlace)),
             refresh_idle: Cell::new(false),
             faults: Faults::default(),
             trace: Trace::default(),
@@ -136,6 +142,7 @@ impl World {
         settings.trace = self.trace.clone();
         settings.login_server = Arc::new(self.login_server.clone());
         settings.clock = self.clock.clone();
+        settings.provision = self.provision.borrow().clone();
         settings.refresh_idle = self.refresh_idle.get();
         let life = Life::start(settings).await;
         self.life.replace(Some(life));

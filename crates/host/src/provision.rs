@@ -179,9 +179,9 @@ pub enum ProvisionError {
         /// The address, without what may be secret in it.
         url: String,
         /// What it must be.
-        expected: Sha256Sum,
+        expected: Box<Sha256Sum>,
         /// What it is.
-        found: Sha256Sum,
+        found: Box<Sha256Sum>,
         /// The setting that names another place.
         setting: &'static str,
     },

@@ -37,7 +37,11 @@ pub(super) async fn write(host: &LocalHost, path: &Path, stream: ByteStream, mod
         }
         Err(problem) => {
             // Before the answer, so that whoever hears of the failure finds nothing.
-            host.on_disk(&what, FILE_LIMIT, move || Ok(unfinished.remove())).await?;
+            host.on_disk(&what, FILE_LIMIT, move || {
+                unfinished.remove();
+                Ok(())
+            })
+            .await?;
             Err(problem)
         }
     }
@@ -89,7 +93,9 @@ impl Unfinished {
     }
 
     fn remove(mut self) {
-        self.0.take().as_deref().map(remove);
+        if let Some(path) = self.0.take() {
+            remove(&path);
+        }
     }
 }
 

@@ -110,8 +110,8 @@ impl Fetcher {
                 return Err(ProvisionError::Mismatch {
                     asset: asset.name.clone(),
                     url: asset.shown(),
-                    expected: sum,
-                    found,
+                    expected: Box::new(sum),
+                    found: Box::new(found),
                     setting: asset.setting(),
                 });
             }

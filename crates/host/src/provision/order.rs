@@ -13,7 +13,7 @@ use super::fetch::Fetcher;
 use super::install::{self, Stage, Stamp, is_about_the_program};
 use super::release::{Arch, Asset, Releases};
 use super::{Progress, Provided, Provision, ProvisionError, Tell, Tool, Wishes, probe, unpack};
-use crate::{ByteStream, CodexBinary, Host};
+use crate::{ByteStream, Host};
 
 /// Limit of providing one program, a download over a slow link included: 110 MB at 100 KB a second take 18 minutes.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -159,10 +159,9 @@ impl Work<'_> {
         notes: &mut Vec<String>,
     ) -> Result<Option<Provided>, ProvisionError> {
         let unstamped = cache.join(self.tool.name());
-        let usable = |found: CodexBinary| probe::codex(found);
         for wanted in [Some(unstamped.as_path()), None] {
             let found = match self.host.find_codex(wanted).await {
-                Ok(found) => usable(found),
+                Ok(found) => probe::codex(found),
                 Err(problem) => Err(problem.into()),
             };
             match found {

@@ -70,7 +70,6 @@ fn unpack(file: std::io::Result<File>, name: &str, out: &mpsc::Sender<Result<Byt
         Some(Ok(_)) => return Err(refused("it has a second entry")),
         Some(Err(source)) => return Err(failed(source)),
     }
-    drop(entries);
     // To the end: what is checked there belongs to the file.
     let mut rest = archive.into_inner();
     std::io::copy(&mut rest, &mut std::io::sink()).map(drop).map_err(failed)
