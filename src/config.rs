@@ -21,7 +21,7 @@ pub use options::{
     DefaultOptions, LogFormat, OnExitOption, Options, RefreshEncoding, ReleaseUrl, StoreAddress,
 };
 pub use provision::{CodexRelease, ProvisionOptions, Sums, TtydRelease};
-pub use store::StoreChoice;
+pub use store::{Encryption, StoreChoice};
 
 /// Where the service listens unless it is told otherwise.
 const LISTEN: &str = "127.0.0.1:7340";
@@ -58,7 +58,7 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// The codex program, used where it is; without one see [`optio_host::provision`].
     pub codex: Option<PathBuf>,
-    /// The same for ttyd.
+    /// The ttyd program that serves terminals; without one a pty of the host's does.
     pub ttyd: Option<PathBuf>,
     /// What hosts get that have neither.
     pub releases: Releases,

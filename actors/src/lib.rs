@@ -10,7 +10,8 @@
 //!    ├─ Snapshotter                 captures seed and workdir, restores
 //!    ├─ CredWatcher                 sees auth.json change, saves it back
 //!    ├─ Process                     the agent's process, and the proof that it is gone
-//!    └─ ConversationReader          the app-server's words ↔ journal, approvals, turns
+//!    ├─ ConversationReader          the app-server's words ↔ journal, approvals, turns   (conversation mode)
+//!    └─ Terminal                    the people before the agent's terminal               (terminal mode)
 //! ```
 //!
 //! Read [`teardown`] first (the order), then [`session`] (the supervisor), then any child: one file each, with the
@@ -35,6 +36,7 @@ pub mod settings;
 pub mod snapshotter;
 pub mod supervision;
 pub mod teardown;
+pub mod terminal;
 #[cfg(feature = "testsuite")]
 pub mod testing;
 pub mod trace;

@@ -39,8 +39,8 @@ use tracing::{Instrument, Span, info, info_span, warn};
 
 pub use context::RunContext;
 pub use requests::{
-    AnswerApproval, ChangeSession, InterruptTurn, ListApprovals, SendTurn, ShowActors, StopMode, StopSession,
-    TurnMode,
+    AnswerApproval, ChangeSession, InterruptTurn, ListApprovals, OpenTerminal, SendTurn, ShowActors,
+    StopMode, StopSession, TurnMode,
 };
 
 use crate::events::Events;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use jiff::Timestamp;
-use optio_codex_protocol::config::{Mode, SessionConfig};
+use optio_codex_protocol::config::SessionConfig;
 use optio_host::TaskId;
 use optio_store::{Holder, Inserted, LEASE_TTL, RunId, SessionId, SnapshotId, StoreError};
 use serde_json::json;
@@ -303,12 +303,6 @@ impl Sessions {
                 format!("{:?} is not configured; there is {}", launch.host, known.join(", ")),
             );
         }
-        if launch.config.mode() == Mode::Terminal {
-            return invalid(
-                "mode",
-                "\"terminal\" is not served by this version; \"conversation\" is".to_owned(),
-            );
-        }
         check_name_and_labels(launch.name.as_deref(), &launch.labels)
     }
 }
@@ -382,6 +376,7 @@ fn new_run(session: &SessionId) -> RunRecord {
         lease_lost: false,
         agent: None,
         transport: None,
+        terminal: None,
         thread_id: None,
         model: None,
         had_turn: false,

@@ -1,5 +1,7 @@
 //! Snapshotter: captures the seed and the workdir of a run, and restores a workdir.
 
+mod thread;
+
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -200,7 +202,10 @@ impl Handler<CaptureSnapshot> for Snapshotter {
             match gate {
                 Some(why) => Ok(Finish::Skipped(why)),
                 None if !gone => Ok(Finish::Withheld("the agent is not proven gone".to_owned())),
-                None => capture_workdir(&run).await,
+                None => {
+                    thread::note_the_terminals(&run).await;
+                    capture_workdir(&run).await
+                }
             }
         };
         Box::pin(capturing.into_actor(self).map(|result, snapshotter, _| {
@@ -239,7 +244,9 @@ async fn capture_workdir(run: &RunContext) -> StepResult {
     let word = run.store.snapshots.codec();
     let codec = codec_of(word).ok_or_else(|| StepError::new(format!("codec {word:?} is not known")))?;
     let (patterns, mut about) = run.ledger.read(|record| (excludes(record), about(record, word)));
-    if about.thread_id.is_some() && !has_rollout(run, about.thread_id.as_deref()).await {
+    if let Some(thread) = &about.thread_id
+        && !thread::has_rollout(run, thread).await
+    {
         warn!("thread has no rollout, a resume will begin a new one");
         about.thread_id = None;
     }
@@ -277,21 +284,6 @@ fn about(record: &SessionRecord, codec: &str) -> NewSnapshot {
         }),
         codec: codec.to_owned(),
         seed: run.and_then(|r| r.seed.clone()),
-    }
-}
-
-/// Looks for the thread's rollout by its name. When the directory cannot be read, the id is kept: only a confirmed
-/// absence drops it (T-176).
-async fn has_rollout(run: &RunContext, thread: Option<&str>) -> bool {
-    let Some(thread) = thread else { return false };
-    let suffix = format!("-{thread}.jsonl");
-    let sessions = RunContext::in_workdir(SESSIONS);
-    match run.host.list(&run.dir, &sessions, ROLLOUTS).await {
-        Ok(files) => files.iter().map(RelPath::as_str).any(|path| path.ends_with(&suffix)),
-        Err(problem) => {
-            warn!(%problem, "rollouts cannot be listed, the thread is kept on record");
-            true
-        }
     }
 }
 

@@ -29,6 +29,8 @@ pub enum ChildKind {
     Process,
     /// The conversation with the app-server.
     ConversationReader,
+    /// The people before the agent's terminal.
+    Terminal,
     /// The watch over `auth.json`.
     CredWatcher,
     /// The seed's lease.
@@ -44,14 +46,16 @@ pub enum ChildKind {
 }
 
 impl ChildKind {
-    /// Every kind of child that a session has, in the order in which they are started.
-    pub const OF_SESSION: [Self; 6] = [
+    /// Every kind of child that a session may have, in the order in which they are started. It has a conversation or a
+    /// terminal.
+    pub const OF_SESSION: [Self; 7] = [
         Self::HostLink,
         Self::LeaseRenewer,
         Self::Snapshotter,
         Self::CredWatcher,
         Self::Process,
         Self::ConversationReader,
+        Self::Terminal,
     ];
 
     /// The name as it is written in JSON and logs.
@@ -61,6 +65,7 @@ impl ChildKind {
             Self::HostLink => "host_link",
             Self::Process => "process",
             Self::ConversationReader => "conversation_reader",
+            Self::Terminal => "terminal",
             Self::CredWatcher => "cred_watcher",
             Self::LeaseRenewer => "lease_renewer",
             Self::Snapshotter => "snapshotter",

@@ -48,6 +48,25 @@ pub struct Options {
     /// The same for the snapshots [default: the prefix]
     #[arg(long, env = "OPTIO_CODEX_SNAPSHOT_PREFIX", value_name = "NAME")]
     pub snapshot_prefix: Option<String>,
+    /// Encrypt the logins and snapshots that are written to a MongoDB from now on; not for pools that are shared with
+    /// Python [default: false]
+    #[arg(
+        long,
+        env = "OPTIO_CODEX_ENCRYPT_STORE",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+    )]
+    pub encrypt_store: Option<bool>,
+    /// File of the key for that, the same for each service on the database; made when it is missing and nothing in the
+    /// database is encrypted yet [default: store-key in the data directory]
+    #[arg(long, env = "OPTIO_CODEX_STORE_KEY", value_name = "FILE")]
+    pub store_key: Option<PathBuf>,
+    /// Files of keys that were in use before, for reading
+    #[arg(long, env = "OPTIO_CODEX_OLD_STORE_KEYS", value_name = "FILE", value_delimiter = ',')]
+    pub old_store_keys: Option<Vec<PathBuf>>,
     /// File of the bearer token, made when it is missing [default: token in the data directory]
     #[arg(long, env = "OPTIO_CODEX_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -60,7 +79,7 @@ pub struct Options {
     /// The codex program [default: the host's own, copied into its cache, or else a pinned release]
     #[arg(long, env = "OPTIO_CODEX_CODEX", value_name = "FILE")]
     pub codex: Option<PathBuf>,
-    /// The ttyd program, for terminals [default: the host's own, or else a pinned release]
+    /// The ttyd program that serves terminals [default: a pty of the host serves them]
     #[arg(long, env = "OPTIO_CODEX_TTYD", value_name = "FILE")]
     pub ttyd: Option<PathBuf>,
     /// Where releases of codex are, as URL/rust-vVERSION/FILE [default: GitHub's]
@@ -248,6 +267,9 @@ impl Options {
             prefix: self.prefix.or(below.prefix),
             seed_prefix: self.seed_prefix.or(below.seed_prefix),
             snapshot_prefix: self.snapshot_prefix.or(below.snapshot_prefix),
+            encrypt_store: self.encrypt_store.or(below.encrypt_store),
+            store_key: self.store_key.or(below.store_key),
+            old_store_keys: self.old_store_keys.or(below.old_store_keys),
             token_file: self.token_file.or(below.token_file),
             public_url: self.public_url.or(below.public_url),
             allowed_hosts: self.allowed_hosts.or(below.allowed_hosts),

@@ -6,6 +6,7 @@ use serde_json::json;
 use tracing::{Instrument, info, warn};
 
 use super::approvals::ApprovalState;
+use super::children::Front;
 use super::phase::{EndState, Phase};
 use super::status::StepView;
 use super::{Session, SessionEnded};
@@ -163,7 +164,11 @@ impl Handler<AskHands> for Session {
     type Result = MessageResult<AskHands>;
 
     fn handle(&mut self, ask: AskHands, ctx: &mut Self::Context) -> Self::Result {
-        if let Some(kind) = ask.replace {
+        // The steps know the front by its conversation's name.
+        let front = Front::kind(self.ledger.read(|record| record.config.mode()));
+        let replace =
+            ask.replace.map(|kind| if kind == ChildKind::ConversationReader { front } else { kind });
+        if let Some(kind) = replace {
             self.children.discard(kind);
             self.events.tell(
                 "child.restarted",
@@ -172,8 +177,8 @@ impl Handler<AskHands> for Session {
         }
         let crew = self.crew(ctx);
         MessageResult(Hands {
-            close: crew.reader.clone().recipient(),
-            end_turn: crew.reader.recipient(),
+            close: crew.front.close(),
+            end_turn: crew.front.end_turn(),
             stop_agent: crew.process.recipient(),
             quiet: crew.watcher.clone().recipient(),
             save_back: crew.watcher.recipient(),

@@ -7,6 +7,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::approvals::{self, Approval, ApprovalState, Decision};
+use super::children::Front;
 use super::end::Cause;
 use super::last_words::last_words;
 use super::{Phase, Session, crew};
@@ -194,6 +195,8 @@ impl Session {
 
     fn reply(&mut self, asked: &Asked, decision: Decision, ctx: &mut Context<Self>) {
         let reply = ReplyToAgent { request: asked.request.clone(), decision };
-        self.crew(ctx).reader.do_send(reply);
+        if let Front::Conversation(reader) = self.crew(ctx).front {
+            reader.do_send(reply);
+        }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! connect ─ workdir (empty, restored, or kept) ─ codex ─ lease ─ login ─ texts ─ agent ─ conversation ─ first turn
+//!       └ tmux                                                                      └─ terminal
 //! ```
 //!
 //! What a later process must know is on record before the deed that needs undoing is done.
 
 mod agent;
 mod login;
+mod terminal;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use optio_codex_protocol::agents_md::{self, KeywordFeatures};
 use optio_codex_protocol::argv::{KICKOFF, RESUME_NOTICE};
+use optio_codex_protocol::config::Mode;
 use optio_codex_protocol::requests::Input;
 use optio_codex_protocol::workdir;
 use optio_host::provision::Tool;
@@ -26,11 +29,12 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::children::Crew;
+use super::children::{Crew, Front};
 use super::end::Cause;
 use super::last_words::last_words;
+use super::record::{RunRecord, SessionRecord};
 use super::{RunContext, TurnMode};
-use crate::conversation::{Attach, AttachError, Attached, Over, SendMessage, ThreadPlan};
+use crate::conversation::{Attach, AttachError, Attached, ConversationReader, Over, SendMessage, ThreadPlan};
 use crate::host_link::Connect;
 use crate::lease_renewer::AcquireError;
 use crate::process::{LastWords, Pipes};
@@ -124,13 +128,21 @@ struct Launching {
 
 impl Launching {
     async fn all(&self) -> Result<(), LaunchError> {
-        use ChildKind::{ConversationReader, HostLink, LeaseRenewer, Process, Snapshotter};
+        use ChildKind::{ConversationReader, HostLink, LeaseRenewer, Process, Snapshotter, Terminal};
+        let mode = self.run.ledger.read(|record| record.config.mode());
         self.step("reaching the host", STEP_LIMIT, HostLink, self.connect()).await?;
+        if mode == Mode::Terminal {
+            self.step("finding tmux", STEP_LIMIT, HostLink, self.places()).await?;
+        }
         self.step("preparing the workdir", WORKDIR_LIMIT, Snapshotter, self.workdir()).await?;
         let codex = self.step("providing codex", PROVIDE_LIMIT, HostLink, self.codex()).await?;
         self.step("leasing the seed", STEP_LIMIT, LeaseRenewer, self.login()).await?;
         self.step("writing the instructions", STEP_LIMIT, HostLink, self.texts()).await?;
-        let pipes = self.step("starting the agent", STEP_LIMIT, Process, self.agent(codex)).await?;
+        if mode == Mode::Terminal {
+            self.step("starting the agent", STEP_LIMIT, Process, self.terminal(codex)).await?;
+            return self.step("waiting for the terminal", STEP_LIMIT, Terminal, self.curtain()).await;
+        }
+        let pipes = self.step("starting the agent", STEP_LIMIT, Process, self.app_server(codex)).await?;
         let conversing = self.converse(pipes);
         let attached =
             self.step("attaching the conversation", ATTACH_LIMIT, ConversationReader, conversing).await?;
@@ -240,7 +252,7 @@ impl Launching {
             None => Over::Socket(self.run.host.socket_path(&self.run.dir)),
         };
         let attach = Attach { over, plan: ThreadPlan::of(&self.run) };
-        let attaching = self.crew.reader.send(attach);
+        let attaching = reader(&self.crew)?.send(attach);
         // A handshake may take its whole limit; a stop need not wait for it.
         let attached = tokio::select! {
             attached = attaching => attached,
@@ -255,7 +267,7 @@ impl Launching {
             // The reader exits without an answer when the wire breaks under it.
             Err(_) => return Err(LaunchError::BrokeOff { said: self.last_words(true).await }),
         };
-        went_live(&self.run, &attached).await?;
+        attached_is_live(&self.run, &attached).await?;
         Ok(attached)
     }
 
@@ -268,22 +280,13 @@ impl Launching {
 
     /// The kickoff of a fresh run that starts by itself, or the notice of a resumed one (S-325).
     async fn first_turn(&self, attached: &Attached) {
-        let (auto_start, resumed) = self.run.ledger.read(|record| {
-            let run = record.run.as_ref();
-            (
-                record.config.auto_start(),
-                run.is_some_and(|r| r.resumed_from.is_some() || r.resume_thread.is_some()),
-            )
-        });
-        let text = match (resumed, auto_start) {
-            (true, _) => RESUME_NOTICE,
-            (false, true) => KICKOFF,
-            (false, false) => return,
+        let (Some(text), Ok(reader)) = (self.run.ledger.read(first_text), reader(&self.crew)) else {
+            return;
         };
         info!(thread = attached.thread_id, "first message is sent");
         let message = SendMessage { input: vec![Input::Text(text.to_owned())], mode: TurnMode::Auto };
         // The run is live whether or not this arrives; a person can say it again.
-        match self.crew.reader.send(message).await {
+        match reader.send(message).await {
             Ok(Ok(_)) => {}
             Ok(Err(problem)) => self.run.events.tell(
                 "attention",
@@ -294,21 +297,46 @@ impl Launching {
     }
 }
 
-/// Puts on record that there is a thread, and so work to keep.
-pub(super) async fn went_live(run: &RunContext, attached: &Attached) -> Result<(), StoreError> {
-    run.ledger.edit(|record| {
-        let Some(of_run) = &mut record.run else { return };
-        of_run.thread_id = Some(attached.thread_id.clone());
-        of_run.model = attached.model.clone();
-        of_run.was_live = true;
-        if let (Some(agent), Some(version)) = (&mut of_run.agent, &attached.version) {
-            agent.version = version.clone();
-        }
-    });
+/// What a run begins with: the kickoff of a fresh one that starts by itself, the notice of a resumed one (S-254).
+fn first_text(record: &SessionRecord) -> Option<&'static str> {
+    let run = record.run.as_ref();
+    let resumed = run.is_some_and(|r| r.resumed_from.is_some() || r.resume_thread.is_some());
+    match (resumed, record.config.auto_start()) {
+        (true, _) => Some(RESUME_NOTICE),
+        (false, true) => Some(KICKOFF),
+        (false, false) => None,
+    }
+}
+
+fn reader(crew: &Crew) -> Result<&Addr<ConversationReader>, LaunchError> {
+    match &crew.front {
+        Front::Conversation(reader) => Ok(reader),
+        Front::Terminal(_) => Err(LaunchError::Unusable("a terminal has no conversation".to_owned())),
+    }
+}
+
+async fn attached_is_live(run: &RunContext, attached: &Attached) -> Result<(), StoreError> {
     if attached.began_anew {
         let reason = "the conversation could not be resumed, its thread has no rollout; a new one was begun";
         run.events.tell("attention", &json!({ "reason": reason }));
     }
+    went_live(run, |of_run| {
+        of_run.thread_id = Some(attached.thread_id.clone());
+        of_run.model = attached.model.clone();
+        if let (Some(agent), Some(version)) = (&mut of_run.agent, &attached.version) {
+            agent.version = version.clone();
+        }
+    })
+    .await
+}
+
+/// Puts on record that the agent can be met, and that there is work to keep from here on.
+pub(super) async fn went_live(run: &RunContext, with: impl FnOnce(&mut RunRecord)) -> Result<(), StoreError> {
+    run.ledger.edit(|record| {
+        let Some(of_run) = &mut record.run else { return };
+        with(of_run);
+        of_run.was_live = true;
+    });
     run.ledger.save().await?;
     run.did(Deed::WentLive);
     Ok(())
@@ -318,9 +346,10 @@ pub(super) async fn went_live(run: &RunContext, attached: &Attached) -> Result<(
 pub(super) async fn attach_again(run: RunContext, crew: Crew) -> Result<(), String> {
     let over = Over::Socket(run.host.socket_path(&run.dir));
     let attach = Attach { over, plan: ThreadPlan::of(&run) };
-    let attached = crew.reader.send(attach).await.map_err(|_| "the reader died".to_owned())?;
+    let reader = reader(&crew).map_err(|problem| problem.to_string())?;
+    let attached = reader.send(attach).await.map_err(|_| "the reader died".to_owned())?;
     let attached = attached.map_err(|problem| problem.to_string())?;
-    went_live(&run, &attached).await.map_err(|problem| problem.to_string())
+    attached_is_live(&run, &attached).await.map_err(|problem| problem.to_string())
 }
 
 async fn ask<T>(

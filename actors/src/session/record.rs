@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use optio_codex_protocol::config::SessionConfig;
+use optio_codex_protocol::config::{Mode, SessionConfig};
 use optio_host::AgentIdentity;
 use optio_store::{Holder, RecordRow, RunId, SeedId, SessionId, SnapshotId, SnapshotRow, Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ use super::phase::{EndState, Phase, State};
 use crate::cred_watcher::Baseline;
 use crate::process::Transport;
 use crate::teardown::{Outcome, Progress, Step, StopStyle};
+use crate::terminal::TerminalRecord;
 
 /// Everything on record of a session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -81,8 +82,11 @@ pub struct RunRecord {
     pub lease_lost: bool,
     /// The agent, once it was started.
     pub agent: Option<AgentRecord>,
-    /// How the app-server is reached.
+    /// How the agent is reached.
     pub transport: Option<Transport>,
+    /// Where its terminal is, if it has one.
+    #[serde(default)]
+    pub terminal: Option<TerminalRecord>,
     /// The Codex thread.
     pub thread_id: Option<String>,
     /// The model the thread said it has.
@@ -183,7 +187,9 @@ impl SessionRecord {
 
     /// The state the outside sees.
     pub fn state(&self) -> State {
-        let turn_runs = self.run.as_ref().is_some_and(|run| run.turn.is_some());
+        // What codex does behind its own screen is known to nobody: it works until it ends.
+        let turn_runs =
+            self.config.mode() == Mode::Terminal || self.run.as_ref().is_some_and(|run| run.turn.is_some());
         State::derive(self.phase, turn_runs, self.approvals.iter().any(Approval::is_pending))
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix::prelude::*;
+use optio_codex_protocol::config::Mode;
 use optio_host::{AgentState, ExitStatus};
 use optio_store::{Renewal, StoreError};
 use serde_json::json;
@@ -10,10 +11,10 @@ use tracing::{info, warn};
 
 use super::RunContext;
 use super::Session;
-use super::children::Crew;
+use super::children::{Crew, Front};
 use super::crew::watched;
 use super::end::Cause;
-use super::launch::attach_again;
+use super::launch::{attach_again, went_live};
 use super::phase::Phase;
 use super::record::AgentRecord;
 use crate::cred_watcher::WatchLogin;
@@ -64,7 +65,7 @@ async fn look(run: RunContext, crew: Crew) -> Found {
     // An agent on our pipes read end-of-file when the earlier process went.
     let state = match transport {
         Some(Transport::Stdio) => Ok(AgentState::Absent),
-        Some(Transport::Unix) | None => run.host.guard_state(&run.dir).await,
+        Some(Transport::Unix | Transport::Terminal) | None => run.host.guard_state(&run.dir).await,
     };
     match state {
         Ok(AgentState::Running(identity)) => {
@@ -128,8 +129,12 @@ async fn find_lost_lease(run: &RunContext) -> Result<(), StoreError> {
 
 async fn adopt(run: &RunContext, crew: &Crew, identity: optio_host::AgentIdentity) -> Found {
     run.ledger.edit(|record| {
+        let mode = record.config.mode();
         if let Some(of_run) = &mut record.run {
-            of_run.transport = Some(Transport::Unix);
+            of_run.transport.get_or_insert(match mode {
+                Mode::Conversation => Transport::Unix,
+                Mode::Terminal => Transport::Terminal,
+            });
             of_run.agent.get_or_insert(AgentRecord { identity, version: String::new() });
         }
     });
@@ -141,7 +146,11 @@ async fn adopt(run: &RunContext, crew: &Crew, identity: optio_host::AgentIdentit
     if known.is_err() {
         return Found::Over(Cause::failed("the process actor died"));
     }
-    match attach_again(run.clone(), crew.clone()).await {
+    let met = match &crew.front {
+        Front::Conversation(_) => attach_again(run.clone(), crew.clone()).await,
+        Front::Terminal(_) => went_live(run, |_| {}).await.map_err(|problem| problem.to_string()),
+    };
+    match met {
         Ok(()) => Found::Adopted,
         Err(problem) => {
             Found::Over(Cause::failed(format!("the agent lives, but cannot be attached: {problem}")))

@@ -56,8 +56,8 @@ use self::tree::{Node, Tree};
 use crate::error::{HostError, Result};
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, EnvPlan, Excludes,
-    ExitStatus, FileInfo, GuardSpec, Host, OUTPUT_LIMIT, Output, Pty, RelPath, Signal, Size, Spawned,
-    TaskDir, TaskId, Watch, archive,
+    ExitStatus, FileInfo, FilePart, GuardSpec, Host, OUTPUT_LIMIT, Output, Pty, RelPath, Signal, Size,
+    Spawned, TaskDir, TaskId, Watch, archive,
 };
 
 /// Home directory of the fake's user.
@@ -328,6 +328,11 @@ impl Host for FakeHost {
     async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes> {
         self.enter(format!("read {}", path.as_str())).await;
         self.state().tree.read(dir, path, limit)
+    }
+
+    async fn read_from(&self, dir: &TaskDir, path: &RelPath, offset: u64, limit: usize) -> Result<FilePart> {
+        self.enter(format!("read_from {} {offset}", path.as_str())).await;
+        self.state().tree.read_from(dir, path, offset, limit)
     }
 
     async fn write(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes, mode: u32) -> Result<()> {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::error::{HostError, Result};
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
-    GuardSpec, Host, Output, Pty, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
+    FilePart, GuardSpec, Host, Output, Pty, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
 };
 
 /// What a fault does to the call it meets.
@@ -39,6 +39,7 @@ pub enum HostOp {
     Spawn,
     OpenPty,
     Read,
+    ReadFrom,
     Write,
     Append,
     Rename,
@@ -170,6 +171,10 @@ impl Host for FaultyHost {
 
     async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes> {
         self.meet(HostOp::Read, self.inner.read(dir, path, limit)).await
+    }
+
+    async fn read_from(&self, dir: &TaskDir, path: &RelPath, offset: u64, limit: usize) -> Result<FilePart> {
+        self.meet(HostOp::ReadFrom, self.inner.read_from(dir, path, offset, limit)).await
     }
 
     async fn write(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes, mode: u32) -> Result<()> {

@@ -118,6 +118,17 @@ pub struct FileInfo {
     pub mode: u32,
 }
 
+/// A part of a file that grows, as [`Host::read_from`] found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilePart {
+    /// The bytes from the offset on; fewer than the limit only at the file's present end.
+    pub bytes: Bytes,
+    /// The file's whole length. Shorter than what was read before, it was cut.
+    pub len: u64,
+    /// Tells this file from one that took its place under the same name. Means nothing else.
+    pub identity: String,
+}
+
 /// A machine on which sessions live.
 ///
 /// Contracts that every implementation keeps, and that [`suite`] checks:
@@ -166,6 +177,11 @@ pub trait Host: Send + Sync + 'static {
     /// Reads a whole regular file of at most `limit` bytes; a longer one is [`HostError::TooLarge`] before anything
     /// is read (S-107). A missing one is [`HostError::NotFound`].
     async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes>;
+
+    /// Reads at most `limit` bytes of a regular file, from `offset` on; past its end there are none. For following a file
+    /// that somebody else appends to, cuts or replaces: length and identity say so. A missing one is
+    /// [`HostError::NotFound`].
+    async fn read_from(&self, dir: &TaskDir, path: &RelPath, offset: u64, limit: usize) -> Result<FilePart>;
 
     /// Replaces (or makes) a file with these bytes and permission bits, by a unique temporary sibling and a rename.
     /// Missing parents are made 0700.

@@ -141,6 +141,12 @@ pub async fn size(host: &dyn Host, tmux: &Path, socket: &Path) -> Result<Size> {
     }
 }
 
+/// Presses one key, by tmux's name for it.
+pub async fn press(host: &dyn Host, tmux: &Path, socket: &Path, key: &str) -> Result<()> {
+    let words = on(tmux, socket, &["send-keys", "-t", SESSION, key]);
+    run(host, "pressing a key", Command::new(words)).await.map(drop)
+}
+
 fn on(tmux: &Path, socket: &Path, words: &[&str]) -> Vec<String> {
     let path = |path: &Path| path.to_string_lossy().into_owned();
     let mut argv = vec![path(tmux), "-u".to_owned(), "-S".to_owned(), path(socket)];

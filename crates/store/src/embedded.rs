@@ -17,7 +17,9 @@
 //! A blob is complete and durable before a row names it, and outlives the row that named it by [`BLOB_GRACE`].
 
 mod blobs;
+mod columns;
 mod db;
+mod doomed;
 mod health;
 mod leases;
 mod records;
@@ -96,7 +98,7 @@ impl Embedded {
         let connection = schema::open(&db_path, &sealer, &key_path)?;
         let blobs = Blobs::open(dir.join("blobs"))?;
         let spool = DiskSpool::open(dir, sealer.clone())?;
-        blobs.sweep_unknown(&seeds::blob_names(&connection)?)?;
+        blobs.sweep_unknown(&doomed::blob_names(&connection)?)?;
         let core = Core {
             db: Db::start(connection, lock)?,
             blobs,
@@ -126,13 +128,13 @@ impl Embedded {
     /// minutes, and once after the start.
     pub async fn sweep(&self) -> Result<usize> {
         let before = self.now_ms() - i64::try_from(BLOB_GRACE.as_millis()).unwrap_or(i64::MAX);
-        let doomed = self.core.db.run("sweep", move |c| seeds::doomed_before(c, before)).await?;
+        let doomed = self.core.db.run("sweep", move |c| doomed::doomed_before(c, before)).await?;
         let mut deleted = 0;
         for name in doomed {
             let core = self.core.clone();
             let file = name.clone();
             self.login_work("sweep", move || core.blobs.remove(&file)).await?;
-            self.core.db.run("sweep", move |c| seeds::forget_doomed(c, &name)).await?;
+            self.core.db.run("sweep", move |c| doomed::forget_doomed(c, &name)).await?;
             deleted += 1;
         }
         Ok(deleted)

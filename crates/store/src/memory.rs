@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::clock::{from_millis, millis};
-use crate::records::check_body;
+use crate::records::{check_body, readable};
 use crate::seed_archive::{self, hex};
 use crate::seeds::{check_metadata, check_pool, merge_metadata};
 use crate::{
@@ -93,6 +93,11 @@ impl MemoryStore {
             journal,
             health: Arc::new(self.clone()),
         }
+    }
+
+    /// Makes a session's record one that cannot be read, until it is written again.
+    pub fn damage_record(&self, session: &SessionId) {
+        self.lock().damaged_records.insert(session.clone());
     }
 
     /// Every change of a seed, in order.
@@ -435,12 +440,15 @@ impl Records for MemoryStore {
             return Err(StoreError::Conflict { what: "session record", id, why });
         }
         row.rev += 1;
-        *stored = row;
-        Ok(stored.rev)
+        let rev = row.rev;
+        *stored = row.clone();
+        state.damaged_records.remove(&row.id);
+        Ok(rev)
     }
 
     async fn get(&self, id: &SessionId) -> Result<Option<RecordRow>> {
-        Ok(self.lock().records.get(id).cloned())
+        let state = self.lock();
+        state.records.get(id).cloned().map(|row| state.opened(row)).transpose()
     }
 
     async fn list(&self, filter: &RecordFilter, page: &PageRequest) -> Result<Page<RecordRow>> {
@@ -448,17 +456,20 @@ impl Records for MemoryStore {
         let key = |row: &RecordRow| {
             (i64::try_from(row.created_at.as_nanosecond()).unwrap_or(i64::MAX), row.id.to_string())
         };
-        let mut rows: Vec<_> =
-            self.lock().records.values().filter(|row| matches(row, filter)).cloned().collect();
+        let state = self.lock();
+        let mut rows: Vec<_> = state.records.values().filter(|row| matches(row, filter)).cloned().collect();
         rows.retain(|row| before.as_ref().is_none_or(|before| key(row) < *before));
         rows.sort_by_key(|row| std::cmp::Reverse(key(row)));
-        Ok(Page::cut(rows, limit, key))
+        let page = Page::cut(rows, limit, key);
+        let data = readable(page.data.into_iter().map(|row| state.opened(row)));
+        Ok(Page { data, next_cursor: page.next_cursor })
     }
 
     async fn unfinished(&self) -> Result<Vec<RecordRow>> {
-        let mut rows: Vec<_> = self.lock().records.values().filter(|row| !row.finished).cloned().collect();
+        let state = self.lock();
+        let mut rows: Vec<_> = state.records.values().filter(|row| !row.finished).cloned().collect();
         rows.sort_by_key(|row| (row.created_at, row.id.clone()));
-        Ok(rows)
+        rows.into_iter().map(|row| state.opened(row)).collect()
     }
 
     async fn delete(&self, id: &SessionId) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use optio_codex_protocol::auth;
-use optio_codex_protocol::config::SeedChoice;
+use optio_codex_protocol::config::{Mode, SeedChoice};
 use optio_codex_protocol::{config_toml, workdir};
 use optio_host::HostError;
 use optio_store::{SeedFiles, SeedId, Want};
@@ -20,7 +20,11 @@ impl Launching {
     /// Leases the seed and plants its login, before anything of the agent exists.
     pub(super) async fn login(&self) -> Result<(), LaunchError> {
         let Some(want) = self.wanted_seed()? else {
-            return Ok(());
+            // Codex's own screen asks about a directory that it does not trust, before it takes any input.
+            return match self.run.ledger.read(|record| record.config.mode()) {
+                Mode::Terminal => self.edit_config().await,
+                Mode::Conversation => Ok(()),
+            };
         };
         // A holder on record finds a lease whose answer was lost.
         self.save().await?;

@@ -104,7 +104,7 @@ impl Fetcher {
             if found == sum {
                 break;
             }
-            remove(&part).await?;
+            remove_part(&part).await?;
             // What an earlier process left may be of another file; that is found out once.
             if !std::mem::take(&mut from_before) {
                 return Err(ProvisionError::Mismatch {
@@ -128,10 +128,8 @@ impl Fetcher {
         let turn = self.turn(asset);
         let Ok(_turn) = turn.try_lock() else { return };
         let (_, part) = self.paths(asset);
-        for path in [validator(&part), part] {
-            if let Err(problem) = remove(&path).await {
-                tracing::warn!(%problem, "begun download is left");
-            }
+        if let Err(problem) = remove_part(&part).await {
+            tracing::warn!(%problem, "begun download is left");
         }
     }
 
@@ -206,7 +204,7 @@ impl Fetcher {
             StatusCode::PARTIAL_CONTENT if begins_at(answer.headers(), have) => {}
             // The file there has changed, or ours is longer: from the beginning.
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
-                remove(part).await?;
+                remove_part(part).await?;
                 return Ok(Try::Again(
                     "the server sends another part than the one that is missing".to_owned(),
                 ));
@@ -250,7 +248,7 @@ impl Fetcher {
                     have += chunk.len() as u64;
                     if have > asset.limit {
                         drop(file);
-                        remove(part).await?;
+                        remove_part(part).await?;
                         return Err(too_large(have));
                     }
                     file.write_all(&chunk).await.map_err(broken)?;
@@ -386,6 +384,11 @@ async fn remove(path: &Path) -> Result<(), ProvisionError> {
         Err(problem) if problem.kind() != std::io::ErrorKind::NotFound => Err(disk("remove", path, problem)),
         _ => Ok(()),
     }
+}
+
+async fn remove_part(part: &Path) -> Result<(), ProvisionError> {
+    remove(&validator(part)).await?;
+    remove(part).await
 }
 
 async fn hash(path: &Path) -> std::io::Result<Sha256Sum> {
