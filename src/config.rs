@@ -58,9 +58,9 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// The codex program, used where it is; without one see [`optio_host::provision`].
     pub codex: Option<PathBuf>,
-    /// The ttyd program that serves terminals; without one a pty of the host's does.
+    /// The ttyd program; without one terminals are served without.
     pub ttyd: Option<PathBuf>,
-    /// What hosts get that have neither.
+    /// What hosts get that have none.
     pub releases: Releases,
     /// What a session gets that does not say otherwise.
     pub defaults: Defaults,

@@ -5,13 +5,15 @@
 //! given up when the last one who waits stops waiting; an error is for those who waited, and the next request tries anew.
 //! What happens to files is [`optio_host::provision`]'s.
 
+mod audience;
+
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use optio_host::Host;
-use optio_host::provision::{Progress, ProvisionError, Tool, Wishes};
+use optio_host::provision::{ProvisionError, Tool, Wishes};
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -19,6 +21,7 @@ use tracing::{info, warn};
 
 pub use optio_host::provision::Provided;
 
+use self::audience::Audience;
 use crate::events::Events;
 use crate::settings::Settings;
 use crate::supervision::{ChildKind, Observation, Observe, Pulse};
@@ -47,7 +50,7 @@ pub struct Provide {
     pub wishes: Wishes,
     /// Whose events tell how far it is; nobody's without one.
     pub progress: Option<Events>,
-    /// Whoever asks has stopped waiting. Cancelled when it is dropped by [`provide`]'s callers, too.
+    /// Cancelled when whoever asks has stopped waiting; [`provide`] does that when it is dropped.
     pub stop: CancellationToken,
 }
 
@@ -114,68 +117,6 @@ struct Flight {
     audience: Audience,
     /// Cancelled when nobody waits, and with this actor.
     given_up: DropGuard,
-}
-
-/// Who waits for a flight, shared with it.
-#[derive(Clone, Default)]
-struct Audience(Arc<Mutex<Waiting>>);
-
-#[derive(Default)]
-struct Waiting {
-    seats: BTreeMap<u64, Seat>,
-    next: u64,
-    /// The last that was told, for those who come later.
-    last: Option<Progress>,
-}
-
-struct Seat {
-    progress: Option<Events>,
-    end: oneshot::Sender<Ended>,
-}
-
-impl Audience {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // What is told under this lock is an append to a journal, which does not panic half way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn join(&self, progress: Option<Events>) -> (u64, oneshot::Receiver<Ended>) {
-        let (end, ended) = oneshot::channel();
-        let mut waiting = self.lock();
-        if let (Some(events), Some(last)) = (&progress, &waiting.last) {
-            events.tell("progress", last);
-        }
-        let seat = waiting.next;
-        waiting.next += 1;
-        waiting.seats.insert(seat, Seat { progress, end });
-        (seat, ended)
-    }
-
-    fn tell(&self, progress: Progress) {
-        let mut waiting = self.lock();
-        for events in waiting.seats.values().filter_map(|seat| seat.progress.as_ref()) {
-            events.tell("progress", &progress);
-        }
-        waiting.last = Some(progress);
-    }
-
-    /// Answers how many are left.
-    fn leave(&self, seat: u64) -> usize {
-        let mut waiting = self.lock();
-        waiting.seats.remove(&seat);
-        waiting.seats.len()
-    }
-
-    fn len(&self) -> usize {
-        self.lock().seats.len()
-    }
-
-    fn end(&self, ended: &Ended) {
-        for seat in std::mem::take(&mut self.lock().seats).into_values() {
-            // Whoever stopped waiting does not want it.
-            let _ = seat.end.send(ended.clone());
-        }
-    }
 }
 
 impl Provisioner {

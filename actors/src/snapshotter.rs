@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::StreamExt;
 use optio_codex_protocol::auth;
-use optio_host::{Codec, Excludes, HostError, RelPath};
+use optio_host::{Codec, Excludes, HostError};
 use optio_store::{NewSeed, NewSnapshot, SeedFiles, SnapshotId, SnapshotRow, StoreError};
 use serde_json::json;
 use tracing::{info, warn};
@@ -29,12 +29,6 @@ pub(crate) const PULSE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Largest file of a login that is captured.
 const LOGIN_LIMIT: u64 = 1 << 20;
-
-/// Largest number of rollouts that a capture looks through for the thread's own one.
-const ROLLOUTS: usize = 10_000;
-
-/// Where Codex keeps what a resume needs.
-const SESSIONS: &str = "home/.codex/sessions";
 
 /// Captures and restores. It decides nothing about the order; its receipts say what it may do.
 pub struct Snapshotter {

@@ -16,6 +16,7 @@
 mod fetch;
 mod install;
 mod order;
+mod percents;
 mod probe;
 mod release;
 mod unpack;
@@ -27,12 +28,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{CodexBinary, Command, Host, HostError};
 
-pub use fetch::Percents;
 pub use order::HostTools;
+pub use percents::Percents;
 pub use release::{Arch, Asset, BadSum, Pins, Release, Releases, Sha256Sum};
-
-/// Files and requests: what tests of this crate look at from outside.
-pub use fetch::Fetcher;
 
 /// A program that is provided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -167,6 +165,8 @@ pub enum ProvisionError {
         why: String,
         /// The setting that names another place.
         setting: &'static str,
+        /// It may come later: the server was not reached, or could not.
+        transient: bool,
     },
     /// The file is not the one that was released.
     #[error(

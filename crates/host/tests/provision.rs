@@ -63,6 +63,11 @@ fn sum(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The version that a service is told to take.
+fn version(tool: &str) -> &'static str {
+    if tool == "ttyd" { "1.7.7" } else { VERSION }
+}
+
 /// A machine of its own: a home, a `PATH`, and a server of releases.
 struct Machine {
     temp: TempDir,
@@ -126,10 +131,13 @@ impl Machine {
     }
 
     fn begin(&self, service: &str, words: &[&str]) -> Child {
+        self.begin_with(version(words[0]), service, words)
+    }
+
+    fn begin_with(&self, version: &str, service: &str, words: &[&str]) -> Child {
         let dir = self.temp.path().join(service);
         let mut command = Command::new(example("provide"));
         command.args(&words[..2]).arg(dir).arg(self.server.url());
-        let version = if words[0] == "ttyd" { "1.7.7" } else { VERSION };
         command.arg(version).arg(&self.sum).args(&words[2..]);
         command.env_clear().env("HOME", self.temp.path().join("home")).env("PATH", self.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
@@ -397,6 +405,30 @@ fn a_bad_entry_of_the_cache_is_replaced() {
         machine.assert_only_codex(&said);
     }
     assert_eq!(machine.server.asked().len(), 1, "the file is still there, and checked");
+}
+
+#[test]
+fn another_pin_is_another_entry_and_the_old_one_serves_while_the_new_one_cannot_be_had() {
+    let mut machine = Machine::new();
+    let old = machine.provide();
+    let new = "0.151.0";
+    let path = Machine::codex_path().replace(VERSION, new);
+    let bytes = tarball(&[("codex", &codex(new))]);
+    machine.sum = sum(&bytes);
+    machine.server.put(&path, bytes);
+    machine.server.next(&path, vec![Act::Status(503); 4]);
+    let provide = || Machine::end(machine.begin_with(new, "one", &["codex", "1"]));
+    let said = provide();
+    assert_eq!(said.ok(), old.ok(), "{said:#?}");
+    assert!(said.0.iter().any(|line| line.contains("used instead")), "{said:#?}");
+
+    let program = machine.cache().join(format!("codex-{new}/codex"));
+    assert_eq!(provide().ok(), [format!("{} {new}", program.display())]);
+    // A file that is not there is a mistake, which must not go unnoticed.
+    let said = Machine::end(machine.begin_with("0.152.0", "one", &["codex", "1"]));
+    assert!(said.error().contains("404"), "{said:#?}");
+    // Only the newest file stays.
+    assert_eq!(machine.downloads("one").len(), 1, "{:?}", machine.downloads("one"));
 }
 
 #[test]

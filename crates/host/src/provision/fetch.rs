@@ -1,20 +1,24 @@
 //! Downloading one file of a release into the service's own directory: once, resumed where it was cut, bounded, checked.
 
+mod answers;
+mod files;
+
 use std::collections::HashMap;
-use std::io::{Error, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE};
-use reqwest::redirect::{Attempt, Policy};
+use reqwest::header::{ETAG, HeaderMap, IF_RANGE, RANGE};
+use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
-use sha2::{Digest, Sha256};
 use tokio::fs::{self, File, OpenOptions};
 use tokio::io::AsyncWriteExt;
 
-use super::release::{Asset, Sha256Sum, shown};
+use self::answers::{begins_at, content_length, follow, is_strong, why};
+use self::files::{disk, hash, length, make_private, remove, remove_part, validator};
+use super::percents::Percents;
+use super::release::{Asset, Sha256Sum};
 use super::{Progress, ProvisionError, Tell};
 
 /// Who asks.
@@ -26,9 +30,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 /// Longest silence of a server that is sending. A slow one may take its time as long as something comes.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Redirects that are followed; a release of GitHub has one.
-const REDIRECTS: usize = 5;
-
 /// Tries in a row that bring less than [`GAIN`]; each takes up where the one before it was cut.
 const TRIES: u32 = 4;
 
@@ -38,14 +39,8 @@ const GAIN: u64 = 1 << 20;
 /// The pause before the second try; doubles with each.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Bytes hashed at once.
-const CHUNK: usize = 1 << 20;
-
-/// Longest ETag that is kept.
-const ETAG_LIMIT: usize = 256;
-
 /// The service's own directory of downloaded files, and the way to more.
-pub struct Fetcher {
+pub(super) struct Fetcher {
     dir: PathBuf,
     client: Result<Client, String>,
     /// One at a time for each file: two hosts may want the same one.
@@ -62,7 +57,7 @@ enum Try {
 impl Fetcher {
     /// Downloads go to `dir`, which belongs to this service alone and is made when the first one begins. Honours the proxy
     /// variables of the environment.
-    pub fn new(dir: PathBuf) -> Self {
+    pub(super) fn new(dir: PathBuf) -> Self {
         let client = Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_LIMIT)
@@ -74,7 +69,7 @@ impl Fetcher {
 
     /// Brings a file and answers where it is. What is there is checked against its pin each time it is used. `sum` is what
     /// it must hash to.
-    pub async fn fetch(
+    pub(super) async fn fetch(
         &self,
         asset: &Asset,
         sum: Sha256Sum,
@@ -124,7 +119,7 @@ impl Fetcher {
     }
 
     /// Removes what there is of a download that nobody waits for, unless somebody else has gone on with it.
-    pub async fn discard(&self, asset: &Asset) {
+    pub(super) async fn discard(&self, asset: &Asset) {
         let turn = self.turn(asset);
         let Ok(_turn) = turn.try_lock() else { return };
         let (_, part) = self.paths(asset);
@@ -166,7 +161,7 @@ impl Fetcher {
             let gained = length(part).await.saturating_sub(before);
             failures = if gained >= GAIN { 1 } else { failures + 1 };
             if failures >= TRIES {
-                return Err(failed(asset, problem));
+                return Err(cut_off(asset, problem));
             }
             tracing::warn!(url = asset.shown(), problem, gained, "download was cut, it is tried again");
             tokio::time::sleep(PAUSE * 2u32.pow(failures - 1)).await;
@@ -282,7 +277,7 @@ impl Fetcher {
         let Ok(mut entries) = fs::read_dir(&self.dir).await else { return };
         while let Ok(Some(entry)) = entries.next_entry().await {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.ends_with(&asset.name) && name != asset.file_name() {
+            if name.contains(&asset.name) && !name.starts_with(&asset.file_name()) {
                 // One that stays takes room and nothing else.
                 let _ = fs::remove_file(entry.path()).await;
             }
@@ -290,161 +285,10 @@ impl Fetcher {
     }
 }
 
-/// Follows to where nobody can listen in: TLS, or this machine.
-fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
-    if attempt.previous().len() > REDIRECTS {
-        return attempt.error(format!("there are more than {REDIRECTS} redirects"));
-    }
-    let url = attempt.url();
-    if url.scheme() == "https" || is_loopback(url) {
-        return attempt.follow();
-    }
-    let to = shown(url.as_str());
-    attempt.error(format!("it redirects to {to}, which is neither https nor this machine"))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host_str() {
-        Some("localhost") => true,
-        Some(host) => {
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-        }
-        None => false,
-    }
-}
-
-/// When to tell how much has come (S-136): when the whole percent changes.
-#[derive(Debug, Clone, Default)]
-pub struct Percents {
-    last: Option<u8>,
-}
-
-impl Percents {
-    /// `have` of `total` bytes are here. Answers what to tell, if anything: without a known length nothing.
-    pub fn advance(&mut self, have: u64, total: Option<u64>) -> Option<u8> {
-        let total = total.filter(|total| *total > 0)?;
-        // At most 100, so it fits.
-        let percent = (u128::from(have) * 100 / u128::from(total)).min(100) as u8;
-        (self.last.replace(percent) != Some(percent)).then_some(percent)
-    }
-}
-
 fn failed(asset: &Asset, why: String) -> ProvisionError {
-    ProvisionError::Download { url: asset.shown(), why, setting: asset.setting() }
+    ProvisionError::Download { url: asset.shown(), why, setting: asset.setting(), transient: false }
 }
 
-/// What went wrong, to its cause, without the address: that may hold a password.
-fn why(problem: &reqwest::Error) -> String {
-    let mut text = match problem {
-        _ if problem.is_timeout() => "there was no answer in time".to_owned(),
-        _ if problem.is_connect() => "there is no connection".to_owned(),
-        _ if problem.is_redirect() => "the server redirects".to_owned(),
-        _ if problem.is_body() || problem.is_decode() => "the answer was cut".to_owned(),
-        _ => "the request failed".to_owned(),
-    };
-    let mut source = std::error::Error::source(problem);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// `bytes 17-99/100` begins at 17.
-fn begins_at(headers: &HeaderMap, at: u64) -> bool {
-    let range = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
-    range.is_some_and(|range| range.starts_with(&format!("bytes {at}-")))
-}
-
-fn is_strong(etag: &str) -> bool {
-    etag.len() <= ETAG_LIMIT && etag.len() > 2 && etag.starts_with('"') && etag.ends_with('"')
-}
-
-/// The file that says which answer a part is of.
-fn validator(part: &Path) -> PathBuf {
-    part.with_extension("part-etag")
-}
-
-async fn length(path: &Path) -> u64 {
-    fs::metadata(path).await.map_or(0, |found| found.len())
-}
-
-async fn make_private(dir: &Path) -> std::io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(dir).await
-}
-
-async fn remove(path: &Path) -> Result<(), ProvisionError> {
-    match fs::remove_file(path).await {
-        Err(problem) if problem.kind() != std::io::ErrorKind::NotFound => Err(disk("remove", path, problem)),
-        _ => Ok(()),
-    }
-}
-
-async fn remove_part(part: &Path) -> Result<(), ProvisionError> {
-    remove(&validator(part)).await?;
-    remove(part).await
-}
-
-async fn hash(path: &Path) -> std::io::Result<Sha256Sum> {
-    let path = path.to_owned();
-    let hashing = tokio::task::spawn_blocking(move || {
-        let mut file = std::fs::File::open(path)?;
-        let (mut hash, mut chunk) = (Sha256::new(), vec![0; CHUNK]);
-        loop {
-            match file.read(&mut chunk)? {
-                0 => return Ok(Sha256Sum(hash.finalize().into())),
-                len => hash.update(&chunk[..len]),
-            }
-        }
-    });
-    hashing.await.unwrap_or_else(|died| Err(Error::other(died)))
-}
-
-fn disk(deed: &str, path: &Path, source: Error) -> ProvisionError {
-    ProvisionError::Disk { what: format!("{deed} {}", path.display()), source }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_percent_is_told_when_it_changes_and_never_more_than_all() {
-        let mut percents = Percents::default();
-        let told: Vec<u8> = (0..=1000).filter_map(|have| percents.advance(have, Some(1000))).collect();
-        assert_eq!(told, (0..=100).collect::<Vec<u8>>());
-        assert_eq!(percents.advance(5000, Some(1000)), None);
-        assert_eq!(Percents::default().advance(5000, Some(1000)), Some(100));
-        assert_eq!(Percents::default().advance(7, None), None);
-        assert_eq!(Percents::default().advance(0, Some(0)), None);
-        assert_eq!(Percents::default().advance(u64::MAX, Some(u64::MAX)), Some(100));
-    }
-
-    #[test]
-    fn only_this_machine_is_asked_without_tls() {
-        let loopback = |url: &str| is_loopback(&Url::parse(url).unwrap());
-        for good in ["http://127.0.0.1:1/x", "http://127.9.9.9/", "http://[::1]:8/", "http://localhost/"] {
-            assert!(loopback(good), "{good}");
-        }
-        for bad in
-            ["http://example.org/", "http://127.0.0.1.example.org/", "http://10.0.0.1/", "http://[::2]/"]
-        {
-            assert!(!loopback(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_weak_validator_proves_nothing() {
-        assert!(is_strong("\"abc\""));
-        for bad in ["", "\"\"", "W/\"abc\"", "abc", &format!("\"{}\"", "a".repeat(300))] {
-            assert!(!is_strong(bad), "{bad}");
-        }
-    }
+fn cut_off(asset: &Asset, why: String) -> ProvisionError {
+    ProvisionError::Download { url: asset.shown(), why, setting: asset.setting(), transient: true }
 }

@@ -7,7 +7,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use uuid::Uuid;
 
 use super::{ProvisionError, Tool, probe, script, word};
@@ -28,6 +27,10 @@ const UNAME: &str = "uname -s && uname -m";
 /// Shows the stamp, and says by its status whether the program is a regular file that can be executed.
 const LOOK: &str =
     r#"head -c "$3" -- "$1/stamp" 2>/dev/null; [ -f "$1/$2" ] && [ ! -L "$1/$2" ] && [ -x "$1/$2" ]"#;
+
+/// The entries of codex that a cache has, whatever is in them.
+const ENTRIES: &str =
+    r#"for entry in "$1"/codex-*/; do [ -d "$entry" ] && printf '%s\n' "${entry%/}"; done | head -n 64"#;
 
 /// Makes a stage, and removes those that were left: ours of an earlier process, and anybody's after an hour.
 const OPEN: &str = r#"set -eu
@@ -119,6 +122,12 @@ pub(super) async fn look(host: &dyn Host, entry: &Path, tool: Tool) -> Result<Lo
     Ok(Look { stamp: Stamp::read(&String::from_utf8_lossy(&said.stdout)), sound: said.success() })
 }
 
+/// Every entry of codex in a cache.
+pub(super) async fn entries(host: &dyn Host, cache: &Path) -> Result<Vec<PathBuf>, HostError> {
+    let said = host.run(script(ENTRIES, [word(cache)?])).await?;
+    Ok(String::from_utf8_lossy(&said.stdout).lines().map(PathBuf::from).collect())
+}
+
 /// The directory in which codex is cached (S-218…S-220).
 pub(super) async fn cache_dir(host: &dyn Host, wanted: Option<&str>) -> Result<PathBuf, HostError> {
     match wanted {
@@ -194,7 +203,7 @@ impl Stage {
     pub(super) async fn upload_helper(&self, host: &dyn Host, helper: ByteStream) -> Result<(), HostError> {
         let dir = self.path.join("codex-resources");
         done("making a directory on the host", host.run(script(MAKE_DIR, [word(&dir)?])).await?)?;
-        host.write_stream(&dir.join("bwrap"), helper.boxed(), 0o755).await.map(drop)
+        host.write_stream(&dir.join("bwrap"), helper, 0o755).await.map(drop)
     }
 
     /// Makes it the entry of the cache, unless there is one by now that is not the `bad` one.
