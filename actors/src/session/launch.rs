@@ -136,6 +136,7 @@ impl Launching {
         }
         self.step("preparing the workdir", WORKDIR_LIMIT, Snapshotter, self.workdir()).await?;
         let codex = self.step("providing codex", PROVIDE_LIMIT, HostLink, self.codex()).await?;
+        self.step("linking codex", STEP_LIMIT, HostLink, self.link(&codex)).await?;
         self.step("leasing the seed", STEP_LIMIT, LeaseRenewer, self.login()).await?;
         self.step("writing the instructions", STEP_LIMIT, HostLink, self.texts()).await?;
         if mode == Mode::Terminal {
@@ -213,11 +214,13 @@ impl Launching {
     async fn codex(&self) -> Result<CodexBinary, LaunchError> {
         let Provided { path, version, can_listen } = self.provide(Tool::Codex).await?;
         info!(version, path = %path.display(), "codex found");
-        let codex = CodexBinary { path, version, can_listen };
-        // Launched through a link of its own, a session's agent can be told from another's (S-235, S-237).
+        Ok(CodexBinary { path, version, can_listen })
+    }
+
+    /// Launched through a link of its own, a session's agent can be told from another's (S-235, S-237).
+    async fn link(&self, codex: &CodexBinary) -> Result<(), LaunchError> {
         let link = in_workdir(&format!("{}/codex", workdir::LOCAL_BIN))?;
-        self.run.host.link(&self.run.dir, &link, &codex.path).await?;
-        Ok(codex)
+        Ok(self.run.host.link(&self.run.dir, &link, &codex.path).await?)
     }
 
     /// Has a tool provided on the host, as this session wants it. Its events tell how far that is.

@@ -254,7 +254,7 @@ impl Provision for InPlace {
         _: &CancellationToken,
     ) -> Result<Provided, ProvisionError> {
         match tool {
-            Tool::Codex => Ok(host.find_codex(wishes.program.as_deref()).await?.into()),
+            Tool::Codex => Ok(probe::find_codex(host, wishes.program.as_deref()).await?.into()),
             Tool::Ttyd => {
                 let path = match &wishes.program {
                     Some(program) => probe::absolute(host, program).await?,

@@ -41,6 +41,16 @@ fn too_old(tool: Tool, version: &str) -> Option<String> {
     }
 }
 
+/// Limit of [`Host::find_codex`], which asks a shell and then the program, some of it twice.
+const FIND_LIMIT: Duration = Duration::from_secs(60);
+
+/// Finds a codex, or answers in time that this did not end.
+pub(super) async fn find_codex(host: &dyn Host, wanted: Option<&Path>) -> Result<CodexBinary, HostError> {
+    let finding = tokio::time::timeout(FIND_LIMIT, host.find_codex(wanted)).await;
+    finding
+        .unwrap_or_else(|_| Err(HostError::TimedOut { what: "finding codex".to_owned(), limit: FIND_LIMIT }))
+}
+
 /// Accepts a codex of an age that works.
 pub(super) fn codex(found: CodexBinary) -> Result<Provided, ProvisionError> {
     match too_old(Tool::Codex, &found.version) {

@@ -10,7 +10,7 @@ use crate::provision::{Provided, ProvisionError, probe};
 impl Work<'_> {
     pub(super) async fn codex(&self) -> Result<Provided, ProvisionError> {
         if let Some(program) = &self.wishes.program {
-            return probe::codex(self.host.find_codex(Some(program)).await?);
+            return probe::codex(probe::find_codex(self.host, Some(program)).await?);
         }
         self.tell("locating codex".to_owned());
         let mut notes = Vec::new();
@@ -57,7 +57,7 @@ impl Work<'_> {
     /// A hit: it answers, and as its stamp says (S-226).
     async fn cached(&self, entry: &Path, stamp: &Stamp) -> Result<Provided, ProvisionError> {
         let program = entry.join(self.tool.name());
-        let found = probe::codex(self.host.find_codex(Some(&program)).await?)?;
+        let found = probe::codex(probe::find_codex(self.host, Some(&program)).await?)?;
         if found.version == stamp.version {
             return Ok(found);
         }
@@ -93,7 +93,7 @@ impl Work<'_> {
     ) -> Result<Option<Provided>, ProvisionError> {
         let unstamped = cache.join(self.tool.name());
         for wanted in [Some(unstamped.as_path()), None] {
-            let found = match self.host.find_codex(wanted).await {
+            let found = match probe::find_codex(self.host, wanted).await {
                 Ok(found) => probe::codex(found),
                 Err(problem) => Err(problem.into()),
             };
@@ -115,7 +115,7 @@ impl Work<'_> {
     async fn copied(&self, cache: &Path, from: &Path) -> Result<(Stage, String), ProvisionError> {
         let stage = self.open_stage(cache).await?;
         stage.copy(self.host, from).await?;
-        let copy = probe::codex(self.host.find_codex(Some(&stage.program())).await?)?;
+        let copy = probe::codex(probe::find_codex(self.host, Some(&stage.program())).await?)?;
         Ok((stage, copy.version))
     }
 
@@ -138,7 +138,7 @@ impl Work<'_> {
                     .to_owned(),
             ),
         }
-        let found = match self.host.find_codex(Some(&stage.program())).await {
+        let found = match probe::find_codex(self.host, Some(&stage.program())).await {
             Ok(found) => probe::codex(found),
             Err(problem) => Err(problem.into()),
         };
