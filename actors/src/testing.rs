@@ -5,6 +5,7 @@ mod agent;
 mod check;
 mod life;
 mod logins;
+mod terminal;
 mod tools;
 
 use std::cell::{Cell, RefCell};
