@@ -1,5 +1,6 @@
 //! One [`Config`]: the file, then the environment, then the flags.
 
+mod hooks;
 mod options;
 mod provision;
 mod store;
@@ -17,6 +18,7 @@ use optio_host::provision::Releases;
 use optio_oauth::HttpOptions;
 use serde_json::{Map, Value};
 
+pub use hooks::{HookOption, HookOptions, HookSet};
 pub use options::{
     DefaultOptions, LogFormat, OnExitOption, Options, RefreshEncoding, ReleaseUrl, StoreAddress,
 };
@@ -64,6 +66,8 @@ pub struct Config {
     pub releases: Releases,
     /// What a session gets that does not say otherwise.
     pub defaults: Defaults,
+    /// What an operator has a say in.
+    pub hooks: HookSet,
     /// What becomes of live sessions when the service ends.
     pub on_exit: OnExit,
     /// How long an agent without a lease may live without a service.
@@ -109,6 +113,7 @@ impl Config {
             ttyd: None,
             releases: Releases::default(),
             defaults: Defaults::default(),
+            hooks: HookSet::default(),
             on_exit: OnExit::Teardown,
             // A test that was killed leaves its agents; they shall not live for a day.
             orphan_ttl: Duration::from_secs(60),
@@ -171,6 +176,7 @@ impl Config {
                 &options.provision.unwrap_or_default(),
             )?,
             defaults: defaults(options.defaults.unwrap_or_default())?,
+            hooks: HookSet::new(hooks::hooks(options.hooks.unwrap_or_default())?),
             on_exit: options.on_exit.unwrap_or_default().into(),
             orphan_ttl,
             refresh_seeds: options.refresh_seeds.unwrap_or(true),

@@ -176,6 +176,7 @@ async fn settings(config: &Config, store: Store) -> Result<Settings> {
         ttyd: config.ttyd.clone(),
         orphan_ttl: config.orphan_ttl,
         defaults: config.defaults.clone(),
+        hooks: config.hooks.0.clone(),
         refresh_idle: config.refresh_seeds,
         login_server: login_server(config)?,
         ..Settings::new(hosts, store, service_stream)

@@ -99,6 +99,14 @@ pub enum SessionError {
         /// Trying again may help.
         retryable: bool,
     },
+    /// The session's host did not do it.
+    #[error("session {id}: its host did not answer: {why}")]
+    Host {
+        /// Which session.
+        id: SessionId,
+        /// Why.
+        why: String,
+    },
     /// A login by a code did not come about.
     #[error("login {id}: {why}")]
     Login {

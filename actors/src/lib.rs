@@ -11,7 +11,8 @@
 //!    ├─ CredWatcher                 sees auth.json change, saves it back
 //!    ├─ Process                     the agent's process, and the proof that it is gone
 //!    ├─ ConversationReader          the app-server's words ↔ journal, approvals, turns   (conversation mode)
-//!    └─ Terminal                    the people before the agent's terminal               (terminal mode)
+//!    ├─ Terminal                    the people before the agent's terminal               (terminal mode)
+//!    └─ LogTail                     the agent's own log, and what it hands over
 //! ```
 //!
 //! Read [`teardown`] first (the order), then [`session`] (the supervisor), then any child: one file each, with the
@@ -22,8 +23,10 @@ pub mod cred_watcher;
 mod error;
 pub mod events;
 pub mod faults;
+mod hooks;
 pub mod host_link;
 pub mod lease_renewer;
+pub mod log_tail;
 mod login;
 pub mod process;
 pub mod provisioner;

@@ -2,6 +2,7 @@
 //!
 //! It decides nothing. A live session is asked; an ended one is read from its record.
 
+mod files;
 mod messages;
 mod seed_logins;
 mod seeds;
@@ -15,6 +16,7 @@ use optio_store::{JournalStream, Page, PageRequest, RecordFilter, SessionId, Sna
 use serde::Serialize;
 use tracing::{info, warn};
 
+pub use files::FileCopy;
 pub use messages::MessageView;
 pub use seeds::{ImportSeed, SeedLeaseView, SeedView, VerifyView};
 

@@ -151,6 +151,7 @@ async fn parts(
         faults: settings.faults.clone(),
         trace: settings.trace.clone(),
         ledger: ledger.clone(),
+        hooks: settings.hooks.clone(),
         mender: root.clone().recipient(),
         provisioner: root.recipient(),
     };
@@ -384,7 +385,9 @@ fn new_run(session: &SessionId) -> RunRecord {
         was_live: false,
         resumed_from: None,
         resume_thread: None,
+        after_execute_is_due: false,
         newest_before: NewestBefore::None,
+        log: Default::default(),
     }
 }
 
@@ -513,6 +516,7 @@ impl Handler<Delete> for Sessions {
                 })?;
             }
             settings.store.snapshots.delete_all(&session).await?;
+            settings.store.deliverables.delete_all(&session).await?;
             // The record goes last but one: while it is there, a delete that failed half way can be asked for again.
             settings.store.records.delete(&session).await?;
             settings.store.journal.delete(session.as_str()).await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use optio_codex_protocol::config::{ConfigError, SessionConfig};
+use optio_hooks::{Hooks, NoHooks};
 use optio_host::Host;
 use optio_host::provision::{InPlace, Provision, Tool, Wishes};
 use optio_oauth::{LoginServer, Offline};
@@ -57,6 +58,8 @@ pub struct Settings {
     pub login_server: Arc<dyn LoginServer>,
     /// Seeds that lie idle in a pool are kept fresh.
     pub refresh_idle: bool,
+    /// What an operator has a say in.
+    pub hooks: Arc<dyn Hooks>,
     /// What tells how old a login is; leases go by the store's own clock.
     pub clock: Arc<dyn Clock>,
     /// The root actor, once it lives.
@@ -94,6 +97,7 @@ impl Settings {
             defaults: Defaults::default(),
             login_server: Arc::new(Offline),
             refresh_idle: false,
+            hooks: Arc::new(NoHooks),
             clock: Arc::new(SystemClock),
             root: OnceLock::new(),
         }

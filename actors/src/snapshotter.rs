@@ -13,6 +13,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use crate::cred_watcher::AUTH_JSON;
+use crate::hooks;
 use crate::login::account_of;
 use crate::session::RunContext;
 use crate::session::phase::EndState;
@@ -171,6 +172,7 @@ async fn capture_seed(run: &RunContext) -> StepResult {
     };
     run.did(Deed::SeedCaptured);
     run.events.tell("seed.saved", &json!({ "seed": row.id, "captured": true }));
+    hooks::on_seed_saved(run, &row.id.to_string()).await;
     Ok(Finish::Done(format!("seed {} was captured", row.id)))
 }
 
@@ -192,6 +194,9 @@ impl Handler<CaptureSnapshot> for Snapshotter {
         let gone = capture.stopped.agent_is_gone();
         let capturing = async move {
             run.step(ChildKind::Snapshotter, "capture_snapshot").await.map_err(StepError::new)?;
+            if gone {
+                hooks::after_execute(&run).await;
+            }
             let gate = run.ledger.read(snapshot_refusal);
             match gate {
                 Some(why) => Ok(Finish::Skipped(why)),

@@ -35,6 +35,8 @@ pub enum ChildKind {
     CredWatcher,
     /// The seed's lease.
     LeaseRenewer,
+    /// The agent's own log.
+    LogTail,
     /// Capturing and restoring.
     Snapshotter,
     /// The checks of stored logins; one for a service.
@@ -48,7 +50,7 @@ pub enum ChildKind {
 impl ChildKind {
     /// Every kind of child that a session may have, in the order in which they are started. It has a conversation or a
     /// terminal.
-    pub const OF_SESSION: [Self; 7] = [
+    pub const OF_SESSION: [Self; 8] = [
         Self::HostLink,
         Self::LeaseRenewer,
         Self::Snapshotter,
@@ -56,6 +58,7 @@ impl ChildKind {
         Self::Process,
         Self::ConversationReader,
         Self::Terminal,
+        Self::LogTail,
     ];
 
     /// The name as it is written in JSON and logs.
@@ -67,6 +70,7 @@ impl ChildKind {
             Self::ConversationReader => "conversation_reader",
             Self::Terminal => "terminal",
             Self::CredWatcher => "cred_watcher",
+            Self::LogTail => "log_tail",
             Self::LeaseRenewer => "lease_renewer",
             Self::Snapshotter => "snapshotter",
             Self::Verifier => "verifier",

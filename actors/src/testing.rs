@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use optio_codex_protocol::config::SessionConfig;
 use optio_codex_protocol::requests::Input;
+use optio_hooks::{Hooks, NoHooks};
 use optio_host::fake::FakeHost;
 use optio_host::faulty::FaultyHost;
 use optio_host::provision::{InPlace, Provision};
@@ -74,6 +75,8 @@ pub struct World {
     pub provision: RefCell<Arc<dyn Provision>>,
     /// Services that are started from now on keep idle seeds fresh.
     pub refresh_idle: Cell<bool>,
+    /// What an operator has a say in, for services that are started from now on.
+    pub hooks: RefCell<Arc<dyn Hooks>>,
     /// The fault seam of the actors.
     pub faults: Faults,
     /// What was done, by every service of this world.
@@ -113,6 +116,7 @@ impl World {
             clock,
             provision: RefCell::new(Arc::new(InPlace)),
             refresh_idle: Cell::new(false),
+            hooks: RefCell::new(Arc::new(NoHooks)),
             faults: Faults::default(),
             trace: Trace::default(),
             life: RefCell::default(),
@@ -145,6 +149,7 @@ impl World {
         settings.clock = self.clock.clone();
         settings.provision = self.provision.borrow().clone();
         settings.refresh_idle = self.refresh_idle.get();
+        settings.hooks = self.hooks.borrow().clone();
         let life = Life::start(settings).await;
         self.life.replace(Some(life));
     }
@@ -310,6 +315,12 @@ impl World {
             .filter(|item| item["type"] == "agentMessage")
             .map(|item| item["text"].as_str().unwrap_or_default().to_owned())
             .collect()
+    }
+
+    /// How many deliverables of a session are kept, whether or not it is on record.
+    pub async fn memory_deliverables(&self, id: &SessionId) -> usize {
+        let store = self.memory.store(self.journal.clone());
+        store.deliverables.list(id).await.expect("the fake itself does not fail").len()
     }
 
     /// Where a session's files are.

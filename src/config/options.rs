@@ -13,6 +13,7 @@ use optio_oauth::Encoding;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::hooks::HookOptions;
 use super::provision::ProvisionOptions;
 
 /// What was given, in one place; `None` is what was left out.
@@ -131,6 +132,9 @@ pub struct Options {
     /// What sessions get that do not say otherwise; in the file only.
     #[arg(skip)]
     pub defaults: Option<DefaultOptions>,
+    /// What an operator has a say in; in the file only.
+    #[arg(skip)]
+    pub hooks: Option<HookOptions>,
 }
 
 /// What was given as the store: a word, or an address that may hold a password, which is why it is never shown.
@@ -286,6 +290,7 @@ impl Options {
             workers: self.workers.or(below.workers),
             log_format: self.log_format.or(below.log_format),
             defaults: self.defaults.or(below.defaults),
+            hooks: self.hooks.or(below.hooks),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::conversation::ConversationReader;
 use crate::cred_watcher::CredWatcher;
 use crate::host_link::HostLink;
 use crate::lease_renewer::LeaseRenewer;
+use crate::log_tail::LogTail;
 use crate::process::Process;
 use crate::snapshotter::Snapshotter;
 use crate::supervision::{ChildExit, ChildHandle, ChildId, ChildKind, Observation, Observe, Pulse};
@@ -46,6 +47,8 @@ pub enum AnyChild {
     CredWatcher(Addr<CredWatcher>),
     /// See [`LeaseRenewer`].
     LeaseRenewer(Addr<LeaseRenewer>),
+    /// See [`LogTail`].
+    LogTail(Addr<LogTail>),
     /// See [`Snapshotter`].
     Snapshotter(Addr<Snapshotter>),
     /// See [`Terminal`].
@@ -60,6 +63,7 @@ impl AnyChild {
             Self::ConversationReader(addr) => addr.clone().recipient(),
             Self::CredWatcher(addr) => addr.clone().recipient(),
             Self::LeaseRenewer(addr) => addr.clone().recipient(),
+            Self::LogTail(addr) => addr.clone().recipient(),
             Self::Snapshotter(addr) => addr.clone().recipient(),
             Self::Terminal(addr) => addr.clone().recipient(),
         }
@@ -79,6 +83,8 @@ pub struct Crew {
     pub watcher: Addr<CredWatcher>,
     /// The lease.
     pub renewer: Addr<LeaseRenewer>,
+    /// The agent's own log.
+    pub log_tail: Addr<LogTail>,
     /// Captures and restores.
     pub snapshotter: Addr<Snapshotter>,
 }

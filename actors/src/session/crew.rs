@@ -3,14 +3,15 @@
 use actix::prelude::*;
 use tracing::info_span;
 
-use super::Session;
 use super::children::{AnyChild, Crew, Front};
 use super::phase::Phase;
 use super::record::SessionRecord;
+use super::{Session, log};
 use crate::conversation::{self, ConversationReader};
 use crate::cred_watcher::{self, CredWatcher, Watched};
 use crate::host_link::{self, HostLink};
 use crate::lease_renewer::{self, EarlierLease, LeaseRenewer};
+use crate::log_tail::{self, Ears, LogTail};
 use crate::process::{self, Process, Transport};
 use crate::snapshotter::{self, Snapshotter};
 use crate::supervision::{ChildKind, Pulse, spawn_child};
@@ -42,6 +43,7 @@ pub(super) fn complete(session: &mut Session, ctx: &mut Context<Session>) -> Cre
         },
         watcher: child!(CredWatcher),
         renewer: child!(LeaseRenewer),
+        log_tail: child!(LogTail),
         snapshotter: child!(Snapshotter),
     }
 }
@@ -106,6 +108,15 @@ pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Se
             let make = move |_| LeaseRenewer::new(run, beat, facts, holder, earlier);
             let (addr, handle) = spawn_child(parent, kind, span, make);
             (AnyChild::LeaseRenewer(addr), handle, pulse)
+        }
+        ChildKind::LogTail => {
+            let pulse = Pulse::new(log_tail::PULSE_LIMIT);
+            let beat = pulse.clone();
+            let ears = Ears { lines: ctx.address().recipient(), deliverables: ctx.address().recipient() };
+            let begin = log::tail_start(session);
+            let make = move |exit| LogTail::new(run, beat, exit, ears, begin);
+            let (addr, handle) = spawn_child(parent, kind, span, make);
+            (AnyChild::LogTail(addr), handle, pulse)
         }
         ChildKind::Snapshotter => {
             let pulse = Pulse::new(snapshotter::PULSE_LIMIT);

@@ -1,14 +1,15 @@
 //! Starting a run, in order. Every failure, and every stop that comes meanwhile, leaves through the teardown.
 //!
 //! ```text
-//! connect ─ workdir (empty, restored, or kept) ─ codex ─ lease ─ login ─ texts ─ agent ─ conversation ─ first turn
-//!       └ tmux                                                                      └─ terminal
+//! connect ─ workdir (empty, restored, or kept) ─ codex ─ lease ─ login ─ texts ─ log ─ agent ─ conversation ─ first turn
+//!       └ tmux                                                                            └─ terminal
 //! ```
 //!
 //! What a later process must know is on record before the deed that needs undoing is done.
 
 mod agent;
 mod login;
+mod protocol;
 mod terminal;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use bytes::Bytes;
 use jiff::Timestamp;
-use optio_codex_protocol::agents_md::{self, KeywordFeatures};
+use optio_codex_protocol::agents_md;
 use optio_codex_protocol::argv::{KICKOFF, RESUME_NOTICE};
 use optio_codex_protocol::config::Mode;
 use optio_codex_protocol::requests::Input;
@@ -35,6 +36,7 @@ use super::last_words::last_words;
 use super::record::{RunRecord, SessionRecord};
 use super::{RunContext, TurnMode};
 use crate::conversation::{Attach, AttachError, Attached, ConversationReader, Over, SendMessage, ThreadPlan};
+use crate::hooks;
 use crate::host_link::Connect;
 use crate::lease_renewer::AcquireError;
 use crate::process::{LastWords, Pipes};
@@ -139,6 +141,9 @@ impl Launching {
         self.step("linking codex", STEP_LIMIT, HostLink, self.link(&codex)).await?;
         self.step("leasing the seed", STEP_LIMIT, LeaseRenewer, self.login()).await?;
         self.step("writing the instructions", STEP_LIMIT, HostLink, self.texts()).await?;
+        self.step("preparing the log", STEP_LIMIT, HostLink, self.protocol()).await?;
+        let asking = async { hooks::before_execute(&self.run).await.map_err(LaunchError::Unusable) };
+        self.step("asking the operator's hook", hooks::LIMIT + STEP_LIMIT, HostLink, asking).await?;
         if mode == Mode::Terminal {
             self.step("starting the agent", STEP_LIMIT, Process, self.terminal(codex)).await?;
             return self.step("waiting for the terminal", STEP_LIMIT, Terminal, self.curtain()).await;
@@ -238,7 +243,7 @@ impl Launching {
         let (agents_md, resumable) = self.run.ledger.read(|record| {
             let seeded = record.run.as_ref().is_some_and(|run| run.seed.is_some());
             let excludes = record.config.effective_excludes(seeded);
-            let text = agents_md::compose(&record.config, KeywordFeatures::default(), &excludes);
+            let text = agents_md::compose(&record.config, record.config.keyword_features(), &excludes);
             (text, record.config.supports_resume())
         });
         host.write(dir, &in_workdir(workdir::AGENTS_MD)?, Bytes::from(agents_md), 0o600).await?;

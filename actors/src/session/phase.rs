@@ -31,6 +31,15 @@ pub enum EndState {
 }
 
 impl EndState {
+    /// The name as the API writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+
     /// What a snapshot's row says (T-172, T-173).
     pub fn on_snapshot(self) -> &'static str {
         match self {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::approvals::Approval;
+use super::log::LogRecord;
 use super::phase::{EndState, Phase, State};
 use crate::cred_watcher::Baseline;
 use crate::process::Transport;
@@ -101,9 +102,15 @@ pub struct RunRecord {
     pub resumed_from: Option<SnapshotId>,
     /// The thread that snapshot said to resume.
     pub resume_thread: Option<String>,
+    /// The operator's hook was told of the run's beginning, and is yet to be told of its end.
+    #[serde(default)]
+    pub after_execute_is_due: bool,
     /// The session's newest snapshot when the run began: a newest one with another id is this run's own.
     #[serde(default)]
     pub newest_before: NewestBefore,
+    /// The agent's own log.
+    #[serde(default)]
+    pub log: LogRecord,
 }
 
 /// Which snapshot was a session's newest when a run of it began.
@@ -190,7 +197,8 @@ impl SessionRecord {
         // What codex does behind its own screen is known to nobody: it works until it ends.
         let turn_runs =
             self.config.mode() == Mode::Terminal || self.run.as_ref().is_some_and(|run| run.turn.is_some());
-        State::derive(self.phase, turn_runs, self.approvals.iter().any(Approval::is_pending))
+        let called = self.run.as_ref().is_some_and(|run| run.log.attention.is_some());
+        State::derive(self.phase, turn_runs, called || self.approvals.iter().any(Approval::is_pending))
     }
 
     /// Nothing is left to do for it.

@@ -17,10 +17,12 @@ use super::end::Cause;
 use super::launch::{attach_again, went_live};
 use super::phase::Phase;
 use super::record::AgentRecord;
+use super::verdict::of_agents_end;
 use crate::cred_watcher::WatchLogin;
 use crate::host_link::Connect;
 use crate::lease_renewer::unnoted_lease;
 use crate::process::{AdoptAgent, Transport};
+use crate::teardown::StopStyle;
 
 /// What was found of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +77,13 @@ async fn look(run: RunContext, crew: Crew) -> Found {
             adopt(&run, &crew, identity).await
         }
         Ok(AgentState::Exited { status, by_guard, .. }) => {
-            Found::Over(ended_meanwhile(phase, Some(status), by_guard))
+            let mode = run.ledger.read(|record| record.config.mode());
+            let by_itself =
+                (phase == Phase::Live && !by_guard).then(|| of_agents_end(mode, status, None)).flatten();
+            Found::Over(match by_itself {
+                Some((outcome, reason)) => Cause { outcome, reason, style: StopStyle::Graceful },
+                None => ended_meanwhile(phase, Some(status), by_guard),
+            })
         }
         Ok(AgentState::Absent) => Found::Over(ended_meanwhile(phase, None, false)),
         Err(problem) => Found::Over(Cause::failed(format!("the agent's state cannot be read: {problem}"))),
@@ -179,13 +187,15 @@ impl Session {
                 self.run.did(crate::trace::Deed::AgentStarted);
                 self.save(ctx);
                 self.publish();
+                self.finish_what_was_said(ctx);
+                self.tell_answers(ctx);
             }
             Found::Ending => self.walk(ctx),
             Found::Over(cause) if self.phase() == Phase::Stopping => {
                 info!(parent: &self.span, reason = cause.reason, "run is being stopped already");
                 self.walk(ctx);
             }
-            Found::Over(cause) => self.end(cause, ctx),
+            Found::Over(cause) => self.end_after_last_lines(None, cause, ctx),
             Found::LeaseLost(why) => {
                 self.lease_is_lost(&why, ctx);
                 self.walk(ctx);

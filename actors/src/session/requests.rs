@@ -54,6 +54,7 @@ impl Handler<SendTurn> for Session {
             let refused = SessionError::refused(self.id(), refusal);
             return Box::pin(async { Err(refused) });
         }
+        self.attention_is_paid(ctx);
         let session = self.id().clone();
         let reader = match self.crew(ctx).front {
             Front::Conversation(reader) => reader,

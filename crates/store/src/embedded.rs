@@ -7,6 +7,7 @@
 //!   optio.db      SQLite, WAL, synchronous=FULL: every row, every lease
 //!   blobs/        logins (sealed whole) and snapshots (sealed as streams), one file each
 //!   spool/        rotated logins on their way into the store, one file each
+//!   deliverables/ what agents handed over, one directory for each session
 //! ```
 //!
 //! SQLite belongs to one thread of its own with a bounded queue, not to a mutex on the blocking pool: a lease renewal
@@ -34,6 +35,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::clock::millis;
+use crate::local::deliverables::DiskDeliverables;
 use crate::local::spool::DiskSpool;
 use crate::local::{FILES_AT_ONCE, key, lock, offload, private_dir};
 use crate::sealed::Sealer;
@@ -76,6 +78,7 @@ struct Core {
     db: Db,
     blobs: Blobs,
     spool: Arc<DiskSpool>,
+    deliverables: Arc<DiskDeliverables>,
     sealer: Sealer,
     clock: Arc<dyn Clock>,
     logins: Arc<Semaphore>,
@@ -98,11 +101,13 @@ impl Embedded {
         let connection = schema::open(&db_path, &sealer, &key_path)?;
         let blobs = Blobs::open(dir.join("blobs"))?;
         let spool = DiskSpool::open(dir, sealer.clone())?;
+        let deliverables = DiskDeliverables::open(dir, sealer.clone())?;
         blobs.sweep_unknown(&doomed::blob_names(&connection)?)?;
         let core = Core {
             db: Db::start(connection, lock)?,
             blobs,
             spool: Arc::new(spool),
+            deliverables: Arc::new(deliverables),
             sealer,
             clock: options.clock,
             logins: Arc::new(Semaphore::new(FILES_AT_ONCE)),
@@ -119,6 +124,7 @@ impl Embedded {
             snapshots: Arc::new(self.clone()),
             records: Arc::new(self.clone()),
             spool: self.core.spool.clone(),
+            deliverables: self.core.deliverables.clone(),
             journal,
             health: Arc::new(self.clone()),
         }

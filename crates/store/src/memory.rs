@@ -2,6 +2,7 @@
 //!
 //! Its clock is tokio's unless another one is given, so leases expire under `tokio::time::pause`.
 
+mod deliverables;
 mod inner;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use crate::{
     SeedStatus, SeedVersion, Seeds, SessionId, SnapshotId, SnapshotRow, SnapshotWriter, Snapshots, Spool,
     SpoolEntry, SpoolId, Store, StoreError, StoreHealth, TokioClock, Want,
 };
+use deliverables::MemoryDeliverables;
 use inner::{Login, Snapshot, State, matches};
 
 /// Largest piece that a snapshot's reader is given.
@@ -67,6 +69,7 @@ pub struct Logged {
 #[derive(Clone)]
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
+    deliverables: Arc<MemoryDeliverables>,
     clock: Arc<dyn Clock>,
     opened: Timestamp,
 }
@@ -79,7 +82,7 @@ impl MemoryStore {
 
     /// An empty store on this clock.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        Self { state: Arc::default(), opened: clock.now(), clock }
+        Self { state: Arc::default(), deliverables: Arc::default(), opened: clock.now(), clock }
     }
 
     /// This store with a journal beside it.
@@ -90,6 +93,7 @@ impl MemoryStore {
             snapshots: Arc::new(self.clone()),
             records: Arc::new(self.clone()),
             spool: Arc::new(self.clone()),
+            deliverables: self.deliverables.clone(),
             journal,
             health: Arc::new(self.clone()),
         }

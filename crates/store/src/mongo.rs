@@ -11,7 +11,7 @@
 //! {prefix}_codex_sessions                    session records, one service's each; the bodies are sealed
 //! {prefix}_codex_session_keys                idempotency keys
 //!
-//! DIR/key, DIR/lock, DIR/spool/              this machine's own, whatever the store is
+//! DIR/key, DIR/lock, DIR/spool/, DIR/deliverables/   this machine's own, whatever the store is
 //! DIR/store-key                              seals the archives, if they are sealed; the same in the whole fleet
 //! ```
 //!
@@ -52,6 +52,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, millis};
 use crate::health::HealthNote;
+use crate::local::deliverables::DiskDeliverables;
 use crate::local::spool::DiskSpool;
 use crate::local::{FILES_AT_ONCE, invalid, key, lock, offload, private_dir, unavailable};
 use crate::sealed::Sealer;
@@ -148,6 +149,7 @@ struct Core {
     /// For the archives, which are the fleet's.
     archive_keys: Keys,
     spool: Arc<DiskSpool>,
+    deliverables: Arc<DiskDeliverables>,
     /// Holders of which an acquire had an unknown outcome (T-103).
     unsettled: Mutex<VecDeque<Holder>>,
     work: Arc<Semaphore>,
@@ -165,6 +167,7 @@ struct Local {
     archive_keys: Keys,
     service: String,
     spool: DiskSpool,
+    deliverables: DiskDeliverables,
 }
 
 impl Local {
@@ -175,11 +178,12 @@ impl Local {
         let key = key::load(&key_path, !dir.join("spool").exists())?;
         let sealer = Sealer::new(&key);
         let spool = DiskSpool::open(dir, sealer.clone())?;
+        let deliverables = DiskDeliverables::open(dir, sealer.clone())?;
         let mut named = b"optio service of this key\0".to_vec();
         named.extend_from_slice(&key);
         let service = seed_archive::sha256_hex(&named)[..24].to_owned();
         let archive_keys = Keys::load(dir, options)?;
-        Ok(Self { lock, sealer, archive_keys, service, spool })
+        Ok(Self { lock, sealer, archive_keys, service, spool, deliverables })
     }
 }
 
@@ -226,6 +230,7 @@ impl Mongo {
             sealer: local.sealer,
             archive_keys: local.archive_keys,
             spool: Arc::new(local.spool),
+            deliverables: Arc::new(local.deliverables),
             unsettled: Mutex::default(),
             work,
             health: HealthNote::new(),
@@ -247,6 +252,7 @@ impl Mongo {
             snapshots: Arc::new(self.clone()),
             records: Arc::new(self.clone()),
             spool: self.core.spool.clone(),
+            deliverables: self.core.deliverables.clone(),
             journal,
             health: Arc::new(self.clone()),
         }

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests; their names are their documentation")]
 
+pub mod deliverables;
 pub mod leases;
 pub mod records;
 pub mod seeds;
@@ -75,6 +76,11 @@ macro_rules! store_suite {
             only_the_holder_releases,
             a_dead_seeds_holder_goes_on_renewing,
             recovery_does_not_take_a_live_lease,
+        );
+        $crate::store_suite!(@tests $make; deliverables:
+            a_kept_file_comes_back_and_replaces_its_predecessor,
+            the_files_of_a_session_go_with_it_and_no_others,
+            too_much_and_odd_paths_are_refused,
         );
         $crate::store_suite!(@tests $make; snapshots:
             an_archive_comes_back_as_it_went_in,

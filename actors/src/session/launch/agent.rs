@@ -66,7 +66,7 @@ impl Launching {
             let at = self.run.dir.workdir().display().to_string();
             let sandbox = SandboxSettings::resolve(&record.config, &home.display().to_string());
             let program = workdir::below(&at, &format!("{}/codex", workdir::LOCAL_BIN));
-            let env = argv::environment(&record.config, &at, BrowserShims::Absent);
+            let env = argv::environment(&record.config, &at, BrowserShims::Installed);
             let path_prefix = env.path_prefix.into_iter().map(PathBuf::from).collect();
             let run = record.run.as_mut().expect("a session actor exists only for a run on record");
             run.transport = Some(transport);

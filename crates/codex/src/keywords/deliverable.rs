@@ -8,6 +8,12 @@ use crate::workdir;
 /// The longest name of a deliverable: Linux takes no longer path.
 const MAX_NAME: usize = 4096;
 
+/// Characters of a name that an answer repeats: as many as a file's name has at the most.
+const SHOWN_NAME: usize = 255;
+
+/// Characters of a reply: a person's remarks on one file, not another file.
+const SHOWN_REPLY: usize = 4000;
+
 /// Why a path is no deliverable's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadPath {
@@ -54,10 +60,20 @@ fn plain(path: &str) -> Vec<&str> {
     segments
 }
 
+/// A path as it is remembered: one that is too long stays too long, and takes no more room than that.
+pub fn bounded(mut path: String) -> String {
+    if path.len() > MAX_NAME {
+        path.truncate(path.ceil_char_boundary(MAX_NAME + 1));
+    }
+    path
+}
+
 /// The one line that answers a `DELIVERABLE:` line, without its `System: ` prefix. `path` is as the agent wrote it.
 pub fn answer(path: &str, reply: &str) -> String {
     let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
-    let line = format!("deliverable {name}: {}", reply.trim());
+    let name: String = name.chars().take(SHOWN_NAME).collect();
+    let reply: String = reply.trim().chars().take(SHOWN_REPLY).collect();
+    let line = format!("deliverable {name}: {reply}");
     // One line is one answer: whatever breaks it would be read as another message.
     line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

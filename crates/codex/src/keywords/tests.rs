@@ -176,6 +176,16 @@ fn a_deliverable_lies_strictly_below_its_directory() {
 }
 
 #[test]
+fn a_path_that_is_too_long_stays_too_long() {
+    for path in ["é".repeat(4000), "x".repeat(70_000)] {
+        let kept = deliverable::bounded(path);
+        assert!(kept.len() <= 4100);
+        assert_eq!(name_of(&kept, "/w"), Err(BadPath::TooLong));
+    }
+    assert_eq!(deliverable::bounded("a".to_owned()), "a");
+}
+
+#[test]
 fn an_answer_is_one_line_with_the_base_name() {
     assert_eq!(answer("./deliverables/a/b.md", " ok\nmore "), "deliverable b.md: ok more");
     assert_eq!(answer("deliverables/", "no"), "deliverable deliverables: no");
