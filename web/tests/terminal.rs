@@ -175,7 +175,7 @@ async fn the_heir_is_called_back_and_the_end_is_told() {
     session.stop("graceful").await;
     let (code, reason) = heir.is_closed().await;
     assert!(code == 4000 && reason.contains("the terminal has ended"), "{code} {reason}");
-    session.end(LIMIT).await;
+    session.wait_state("ended", LIMIT).await;
     let ticket = world.post(&session.path("/terminal/ticket"), json!({})).await.json();
     let query = format!("?ticket={}", ticket["ticket"].as_str().unwrap());
     assert_eq!(world.open(&session, &query, &[]).await.err(), Some(409));
