@@ -60,7 +60,7 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// The codex program, used where it is; without one see [`optio_host::provision`].
     pub codex: Option<PathBuf>,
-    /// The ttyd program; without one terminals are served without.
+    /// The ttyd program; without one it is provided, and without any terminals are served without.
     pub ttyd: Option<PathBuf>,
     /// What hosts get that have none.
     pub releases: Releases,

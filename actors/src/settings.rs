@@ -46,7 +46,7 @@ pub struct Settings {
     pub trace: Trace,
     /// The codex program to use; without one the host's own, or a release, is found (see [`optio_host::provision`]).
     pub codex: Option<PathBuf>,
-    /// The ttyd program that serves terminals; without one a pty of the host's does.
+    /// The ttyd program that serves terminals; without one it is provided, and without any a pty of the host's does.
     pub ttyd: Option<PathBuf>,
     /// How hosts get the programs that they need.
     pub provision: Arc<dyn Provision>,

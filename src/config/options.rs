@@ -80,7 +80,7 @@ pub struct Options {
     /// The codex program [default: the host's own, copied into its cache, or else a pinned release]
     #[arg(long, env = "OPTIO_CODEX_CODEX", value_name = "FILE")]
     pub codex: Option<PathBuf>,
-    /// The ttyd program that serves terminals [default: none, a terminal needs no ttyd]
+    /// The ttyd program that serves terminals [default: the host's own or a release; a terminal works without one, too]
     #[arg(long, env = "OPTIO_CODEX_TTYD", value_name = "FILE")]
     pub ttyd: Option<PathBuf>,
     /// Where releases of codex are, as URL/rust-vVERSION/FILE [default: GitHub's]
