@@ -29,8 +29,9 @@ const terminal = new Terminal({
   fontFamily: 'ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace',
   theme: { background: "#12161d", foreground: "#e6eaf0", cursor: "#e6eaf0" },
   cursorBlink: false,
-  // The multiplexer behind the terminal keeps the history; a scroll bar of ours would only take a column.
-  scrollback: 0,
+  // The multiplexer behind the terminal keeps the history and draws on the alternate screen, so that this is hardly
+  // used; but with 0, xterm.js 6.0 leaves the first screen some rows off after it was made smaller.
+  scrollback: 1000,
   allowProposedApi: false,
 });
 const fit = new FitAddon();
@@ -84,6 +85,7 @@ function say(text: string | null, action: { label: string; run: () => void } | n
 }
 
 function show(standing: Standing): void {
+  line.classList.toggle("over", standing.is !== "seated");
   switch (standing.is) {
     case "connecting":
       say("Connecting…", null, false);

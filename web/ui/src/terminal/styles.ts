@@ -3,8 +3,8 @@
  *
  * It writes its rules (cell size, colours, cursor, scroll bar) as text into `<style>` elements that it makes, and the
  * 24-bit colour of a cell with `setAttribute("style", …)`. The policy blocks both, and the terminal is then drawn with
- * neither columns nor colours. What a script sets through the CSSOM is not blocked. So on this page the text of a
- * `<style>` goes into a constructed style sheet of the document, and a `style` attribute into `style.cssText`. The
+ * neither columns nor colours. What a script sets through the CSSOM is not blocked. So on this page a `<style>`
+ * is an empty element whose text goes into a constructed style sheet of the document, and a `style` attribute into `style.cssText`. The
  * other way, `style-src 'unsafe-inline'`, would allow every injected style too; hashes do not fit, because the rules
  * hold measured sizes; xterm.js 6 takes no nonce, and its WebGL renderer leaves the scroll bar's `<style>` in place.
  */
@@ -13,9 +13,8 @@
 export function allowStyles(page: Document): void {
   const create = page.createElement.bind(page);
   page.createElement = ((name: string, options?: ElementCreationOptions): HTMLElement => {
-    const element = create(name, options);
-    if (element instanceof HTMLStyleElement) adopt(page, element);
-    return element;
+    // A `<template>` is never drawn; even an empty `<style>` would be reported as a breach of the policy.
+    return name === "style" ? adopt(page, create("template")) : create(name, options);
   }) as typeof page.createElement;
 
   const setAttribute = Element.prototype.setAttribute;
@@ -25,8 +24,8 @@ export function allowStyles(page: Document): void {
   };
 }
 
-/** The element stays empty; its text is a style sheet of the document for as long as the element is not removed. */
-function adopt(page: Document, element: HTMLStyleElement): void {
+/** What is written into the element becomes a style sheet of the document, until the element is removed. */
+function adopt(page: Document, element: HTMLElement): HTMLElement {
   const sheet = new CSSStyleSheet();
   let text = "";
   page.adoptedStyleSheets = [...page.adoptedStyleSheets, sheet];
@@ -42,4 +41,5 @@ function adopt(page: Document, element: HTMLStyleElement): void {
     page.adoptedStyleSheets = page.adoptedStyleSheets.filter((other) => other !== sheet);
     HTMLElement.prototype.remove.call(element);
   };
+  return element;
 }
