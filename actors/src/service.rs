@@ -38,7 +38,7 @@ use crate::faults::{self, FaultKind};
 use crate::recovery;
 use crate::session::approvals::Approval;
 use crate::session::children::ChildView;
-use crate::session::phase::Request;
+use crate::session::phase::{Request, State};
 use crate::session::record::SessionRecord;
 use crate::session::status::SessionView;
 use crate::session::{
@@ -46,15 +46,18 @@ use crate::session::{
     StopMode, StopSession,
 };
 use crate::sessions::{
-    Delete, Drain, Find, Found, IsDraining, Launch, OnExit, Places, Reconcile, RecoverLogins, Resume,
-    Sessions, ShowLive, StopAgain, check_name_and_labels,
+    Delete, Drain, Find, Found, IsDraining, Launch, ObserveProvisioner, OnExit, Places, Reconcile,
+    RecoverLogins, Resume, Sessions, ShowLive, StopAgain, check_name_and_labels,
 };
 use crate::settings::Settings;
-use crate::supervision::ChildKind;
+use crate::supervision::{ChildKind, Observation};
 use crate::terminal::{TakeSeat, Viewer};
 
 /// How long an actor may take to answer. Past it, whether a thing was done is unknown.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long an end that was told may take to be on record: one write, and the journal's last flush.
+const RECORD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Something that the service stands on and that does not work now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -204,22 +207,26 @@ impl Service {
 
     /// Launches a new run of an ended session.
     pub async fn resume(&self, resume: Resume) -> Result<SessionView, SessionError> {
-        if self.find(&resume.session).await?.is_some() {
-            self.live_refusal(&resume.session, Request::Resume).await?;
-        }
+        self.at_rest(&resume.session, Request::Resume).await?;
         self.ask("the root", self.root.send(resume)).await?
     }
 
     /// Forgets an ended session.
     pub async fn delete(&self, id: &SessionId) -> Result<(), SessionError> {
-        if self.find(id).await?.is_some() {
-            self.live_refusal(id, Request::Delete).await?;
-        }
+        self.at_rest(id, Request::Delete).await?;
         self.ask("the root", self.root.send(Delete { session: id.clone() })).await?
     }
 
-    /// What the record of a session whose actor lives says to a request that needs an ended one.
-    async fn live_refusal(&self, id: &SessionId, request: Request) -> Result<(), SessionError> {
+    /// Refuses a request that needs an ended session. One that has told of its end is about to put it on record: whoever
+    /// heard it is not refused for being quick.
+    async fn at_rest(&self, id: &SessionId, request: Request) -> Result<(), SessionError> {
+        let Some(Found { mut status, .. }) = self.find(id).await? else { return Ok(()) };
+        let told = matches!(status.borrow().state, State::Ended | State::Lost);
+        if told {
+            // Closed with the actor. A store that is away is not waited for: then the record speaks.
+            let gone = async { while status.changed().await.is_ok() {} };
+            let _ = tokio::time::timeout(RECORD_LIMIT, gone).await;
+        }
         let (record, _) = self.record(id).await?;
         record.phase.accepts(request).map_err(|refusal| SessionError::refused(id, refusal))
     }
@@ -346,6 +353,11 @@ impl Service {
     /// True once the service refuses new work.
     pub async fn is_draining(&self) -> bool {
         self.ask("the root", self.root.send(IsDraining)).await.unwrap_or(true)
+    }
+
+    /// What is being provided for hosts, and for how many; `None` when nobody can say just now.
+    pub async fn provisioner(&self) -> Option<Observation> {
+        self.root.send(ObserveProvisioner).await.ok().flatten()
     }
 
     /// Refuses new work and lets every session leave or end; answered when all have.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use optio_codex_protocol::device_login::CODE_LIFETIME;
 use optio_codex_protocol::{argv, workdir};
+use optio_host::provision::{Tool, Wishes};
 use optio_host::{AgentState, EnvPlan, GuardSpec, HostError, Stage};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use tracing::{info, warn};
 use super::dialogue::{Dialogue, DialogueError};
 use super::{Ended, HEARTBEAT, LoginParts, LoginState, NOTE, in_workdir, path};
 use crate::conversation::WireError;
+use crate::provisioner::{self, ProvideError};
 use crate::session::last_words::last_words;
 use crate::settings::{LEASED_KILL_AFTER, LEASED_TERM_AFTER};
 
@@ -31,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 enum StartError {
     #[error(transparent)]
     Host(#[from] HostError),
+    #[error(transparent)]
+    Provide(#[from] ProvideError),
     #[error(
         "codex {version} cannot listen on a socket, and only such a codex can be watched while it logs in"
     )]
@@ -52,7 +56,12 @@ pub(super) async fn log_in(parts: &LoginParts, cancel: &CancellationToken) -> En
 
 async fn begin(parts: &LoginParts, cancel: &CancellationToken) -> Result<Ended, StartError> {
     let (host, dir) = (&parts.host, &parts.dir);
-    let codex = host.find_codex(parts.settings.codex.as_deref()).await?;
+    let wishes = Wishes { program: parts.settings.codex.clone(), ..Wishes::default() };
+    let providing = provisioner::provide(&parts.provisioner, host, Tool::Codex, wishes, None, cancel);
+    let codex = match providing.await {
+        Err(ProvideError::Stopped(_)) => return Ok(Ended::Cancelled),
+        codex => codex?,
+    };
     if !codex.can_listen {
         return Err(StartError::TooOld { version: codex.version });
     }
