@@ -10,6 +10,7 @@ export default defineConfig({
   build: {
     outDir,
     emptyOutDir: true,
+    rollupOptions: { input: { index: "index.html", terminal: "terminal.html" } },
     target: "es2022",
     // The page is served under `default-src 'self'`: a `data:` image or an inline script would be refused.
     assetsInlineLimit: 0,

@@ -7,6 +7,7 @@ it("an untouched form asks for nothing but what it shows", () => {
 
 it("everything that was filled in is sent under its own name", () => {
   const checked = check({
+    mode: "conversation",
     name: " tidy ",
     host: "buildbox",
     instructions: "Do it.\n",
@@ -32,6 +33,12 @@ it("everything that was filled in is sent under its own name", () => {
       codex_config: { model_reasoning_effort: "high", "features.plugins": false, list: ["a"] },
       env: { A: "1", B: " two = 2 " },
     },
+  });
+});
+
+it("a terminal has no permission gate, whatever the box said before", () => {
+  expect(check({ ...EMPTY_FORM, mode: "terminal", permissionGate: true, autoStart: true })).toEqual({
+    body: { mode: "terminal", instructions: "", auto_start: true },
   });
 });
 

@@ -4,6 +4,7 @@ import type { NewSession } from "./protocol";
 
 /** The form as typed. Kept by the page while it is open, so that looking at another view loses nothing. */
 export interface SessionForm {
+  mode: "conversation" | "terminal";
   name: string;
   host: string;
   instructions: string;
@@ -18,6 +19,7 @@ export interface SessionForm {
 }
 
 export const EMPTY_FORM: Readonly<SessionForm> = {
+  mode: "conversation",
   name: "",
   host: "local",
   instructions: "",
@@ -60,13 +62,14 @@ export function configValue(text: string): unknown {
 /** Turns the form into a request. Only what was filled in is sent; the service knows the defaults. */
 export function check(form: SessionForm): Checked {
   const fields = new Map<string, string>();
-  const body: NewSession = { mode: "conversation", instructions: form.instructions };
+  const body: NewSession = { mode: form.mode, instructions: form.instructions };
   if (form.name.trim() !== "") body.name = form.name.trim();
   if (form.host !== "" && form.host !== "local") body.host = form.host;
   if (form.model.trim() !== "") body.model = form.model.trim();
   if (form.login.startsWith("seed:")) body.seed = { id: form.login.slice("seed:".length) };
   if (form.login.startsWith("pool:")) body.seed = { pool: form.login.slice("pool:".length) };
-  body.permission_gate = form.permissionGate;
+  // In a terminal Codex asks on its own screen, and the service refuses the gate.
+  if (form.mode === "conversation") body.permission_gate = form.permissionGate;
   if (form.autoStart) body.auto_start = true;
   if (form.sandbox !== "") body.sandbox = form.sandbox;
   // Full access and isolation contradict each other, and the service refuses the pair (S-036).

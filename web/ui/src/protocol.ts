@@ -308,7 +308,7 @@ export interface ProblemBody {
 
 /** The body of `POST /v1/sessions`, as far as the form fills it. */
 export interface NewSession {
-  mode: "conversation";
+  mode: "conversation" | "terminal";
   name?: string;
   host?: string;
   instructions: string;
