@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::{env, fs, io};
 
 /// What the page is made of; `dist` and `node_modules` are not among it.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     ".npmrc",
     "index.html",
     "package-lock.json",
@@ -21,6 +21,7 @@ const SOURCES: [&str; 9] = [
     "public",
     "src",
     "svelte.config.js",
+    "terminal.html",
     "tsconfig.json",
     "vite.config.ts",
 ];
