@@ -9,7 +9,7 @@ use std::process::Command;
 use common::{END, service};
 use optio_testkit::procs::{Proc, descendants};
 use optio_testkit::{
-    LIMIT, MockModel, ModelAuth, Session, TerminalClient, TestServer, codex, procs, wait_until,
+    Browser, LIMIT, MockModel, ModelAuth, Session, TerminalClient, TestServer, codex, procs, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -192,4 +192,39 @@ async fn a_ttyd_that_is_killed_is_replaced_and_the_session_does_not_notice() {
     drop(owner);
     wait_until("nobody needs the ttyd", LIMIT, || async { ttyds(&server).is_empty() }).await;
     session.end(END).await;
+}
+
+#[actix::test]
+async fn a_person_types_in_a_browser_and_finds_it_all_again_after_a_reload() {
+    let server = service().start().await;
+    let model = MockModel::start();
+    let session = terminal(&server, &model).await;
+    let browser = Browser::open(1000, 700).await;
+    browser.go(&server.login_link().await).await;
+    browser.sees("New session").await;
+    browser.go(&format!("{}/#/s/{}", server.url(), session.id)).await;
+    browser.enter("Terminal").await;
+    browser.sees("OpenAI Codex").await;
+    browser.press("hello from a window").await;
+    browser.sees("hello from a window").await;
+    browser.press("\n").await;
+    browser.sees("pong: hello from a window").await;
+
+    browser.reload().await;
+    browser.enter("Terminal").await;
+    browser.sees("pong: hello from a window").await;
+    wait_until("the one window owns the size", LIMIT, || async {
+        let detail = actor(&session).await["detail"].clone();
+        if detail["owners"] == 1 && detail["guests"] == 0 { Ok(()) } else { Err(detail) }
+    })
+    .await;
+    browser.press("and again\n").await;
+    browser.sees("and again").await;
+
+    // Its end is told in words, beside the terminal or in its place.
+    session.stop("graceful").await;
+    session.wait_state("ended", END).await;
+    browser.go(&format!("{}/#/", server.url())).await;
+    browser.go(&format!("{}/#/s/{}", server.url(), session.id)).await;
+    browser.sees("The terminal has ended").await;
 }
