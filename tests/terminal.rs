@@ -13,6 +13,9 @@ use optio_testkit::{
 };
 use serde_json::{Value, json};
 
+/// What codex's first screen ends with; a person types when it is there.
+const FOOTER: &str = "gpt-5.5 default";
+
 /// A terminal that talks to the mock model and is at work.
 async fn terminal(server: &TestServer, model: &MockModel) -> Session {
     let wanted = json!({
@@ -107,6 +110,7 @@ async fn people_come_type_look_on_and_go(server: &TestServer, by_ttyd: bool) {
     assert_eq!(owner.seat, json!({ "seat": "owner", "columns": 110, "rows": 32 }));
     assert_eq!(actor(&session).await["detail"]["ttyd"], by_ttyd);
     has_size(server, "110x32").await;
+    owner.sees(FOOTER).await;
     asks(server, &mut owner, "hello from a browser").await;
     owner.sees("pong:").await;
     shows(server, "• pong: hello from a browser").await;
@@ -170,6 +174,7 @@ async fn a_ttyd_that_is_killed_is_replaced_and_the_session_does_not_notice() {
     let before = session.get().await;
     let mut owner = TerminalClient::sit(&session, "operator", 100, 30).await;
     let mut viewer = TerminalClient::sit(&session, "viewer", 100, 30).await;
+    owner.sees(FOOTER).await;
     asks(&server, &mut owner, "hello before").await;
     shows(&server, "• pong: hello before").await;
     let running = ttyds(&server);
