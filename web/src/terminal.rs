@@ -11,8 +11,9 @@
 //! |---|---|
 //! | 1001 | the service goes down |
 //! | 1008 | a message is not acceptable; the reason says what is wrong with it |
-//! | 4000 | the terminal has ended, or the session cannot be met now |
+//! | 4000 | the terminal has ended |
 //! | 4001 | the seat was taken away: come back at once, perhaps as the owner |
+//! | 4002 | the terminal cannot be met at the moment, the reason says why: come back a little later |
 //! | 4401 | no good ticket came in time |
 //!
 //! What a ttyd or a pty is, nobody here knows: [`optio_actors::terminal`] seats people.
@@ -22,12 +23,13 @@ mod wire;
 
 use std::time::Duration;
 
+use actix_web::http::header;
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Session};
 use bytes::Bytes;
+use optio_actors::SessionError;
 use optio_actors::service::words::SessionId;
-use optio_actors::session::phase::State;
 use optio_actors::terminal::{Role, Shown, TakeSeat, Viewer};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::debug;
@@ -35,9 +37,9 @@ use tracing::debug;
 pub(crate) use ticket::{Seats, issue, token};
 
 use crate::Web;
-use crate::auth;
+use crate::auth::{self, By};
 use crate::edge::check_origin;
-use crate::error::{CONFLICT, Problem, UNAUTHENTICATED};
+use crate::error::{FORBIDDEN, Problem, UNAUTHENTICATED};
 use crate::page;
 use crate::query::{Params, id};
 use wire::{First, Said};
@@ -86,12 +88,19 @@ pub(crate) async fn connect(
         Some(ticket) => Some(web.seats().take(ticket, &session).ok_or_else(|| {
             Problem::new(UNAUTHENTICATED, "the ticket was used already, has run out, or is another session's")
         })?),
-        None => auth::caller(&web, &request).map(|_| None)?,
+        None => {
+            let caller = auth::caller(&web, &request)?;
+            // Every browser names its origin when it opens a socket.
+            if caller.by == By::Cookie && !request.headers().contains_key(header::ORIGIN) {
+                return Err(Problem::new(
+                    FORBIDDEN,
+                    "with a cookie, a socket is opened with an Origin header",
+                ));
+            }
+            None
+        }
     };
-    let view = ticket::of_terminal(&web, &session).await?;
-    if matches!(view.state, State::Ended | State::Lost | State::Stopping) {
-        return Err(Problem::new(CONFLICT, format!("session {session}: the session has ended")));
-    }
+    let view = ticket::of_live_terminal(&web, &session).await?;
     let opened = actix_ws::handle_with_protocols(&request, payload, &[PROTOCOL]);
     let (response, socket, messages) = opened.map_err(|problem| {
         Problem::new(crate::error::BAD_REQUEST, format!("this is a WebSocket: {problem}"))
@@ -150,7 +159,10 @@ impl Peer {
             None => self.web.seats().take(&token, &self.session).ok_or_else(no_ticket)?,
         };
         let seated = self.web.service().open_terminal(&self.session, TakeSeat { role, size }).await;
-        seated.map_err(|problem| End::Close(4000, wire::reason(&problem.to_string())))
+        match seated {
+            Ok(viewer) => Ok(viewer),
+            Err(problem) => Err(self.away(&problem.to_string()).await),
+        }
     }
 
     async fn first(&mut self) -> Result<First, End> {
@@ -182,6 +194,9 @@ impl Peer {
         loop {
             let done = tokio::select! {
                 biased;
+                // The ends first: somebody who never stops talking must not keep them from being heard.
+                _ = going_down.changed() => Err(End::Close(1001, "the service is going down".to_owned())),
+                () = over.cancelled() => Err(self.sent_away().await),
                 message = self.messages.recv() => {
                     self.heard = Instant::now();
                     match self.heed(message, &mut viewer).await {
@@ -195,14 +210,12 @@ impl Peer {
                     Shown::Output(bytes) => self.send(wire::output(&bytes)).await,
                     Shown::Size(size) => self.send(wire::seat(viewer.seat(), size)).await,
                     Shown::Over => Err(self.sent_away().await),
-                    Shown::Ended => Err(self.ended().await),
+                    Shown::Ended => Err(self.away("the line to the terminal broke").await),
                 },
-                () = over.cancelled(), if paused => Err(self.sent_away().await),
                 _ = ping.tick() => match self.heard.elapsed() > PEER_LIMIT {
                     true => Err(End::Gone),
                     false => self.socket.ping(b"").await.map_err(|_| End::Gone),
                 },
-                _ = going_down.changed() => Err(End::Close(1001, "the service is going down".to_owned())),
             };
             if let Err(end) = done {
                 return end;
@@ -239,9 +252,9 @@ impl Peer {
             Ok(Ok(())) => Ok(said),
             Ok(Err(problem)) => {
                 debug!(%problem, "terminal does not take what was typed");
-                Err(self.ended().await)
+                Err(self.away("the line to the terminal broke").await)
             }
-            Err(_) => Err(End::Close(4000, "the terminal takes no keys".to_owned())),
+            Err(_) => Err(self.away("the terminal takes no keys").await),
         }
     }
 
@@ -259,16 +272,23 @@ impl Peer {
 
     /// What becomes of somebody whose seat was taken away: the next one is theirs, unless the run ends.
     async fn sent_away(&self) -> End {
-        match self.web.service().session(&self.session).await {
-            Ok(view) if matches!(view.state, State::Stopping | State::Ended | State::Lost) => {
-                self.ended().await
-            }
-            _ => End::Close(4001, "come back".to_owned()),
-        }
+        self.ended().await.unwrap_or_else(|| End::Close(4001, "come back".to_owned()))
     }
 
-    async fn ended(&self) -> End {
-        let state = self.web.service().session(&self.session).await.map(|view| view.state.name());
-        End::Close(4000, format!("the terminal has ended; the session is {}", state.unwrap_or("unknown")))
+    /// What becomes of somebody who cannot be before the terminal now. The run may be starting, or go on without a line
+    /// that broke: a ttyd that was killed, a window that somebody detached.
+    async fn away(&self, why: &str) -> End {
+        self.ended().await.unwrap_or_else(|| End::Close(4002, wire::reason(why)))
+    }
+
+    async fn ended(&self) -> Option<End> {
+        let state = match self.web.service().session(&self.session).await {
+            Ok(view) if ticket::is_over(view.state) => view.state.name(),
+            Ok(_) => return None,
+            Err(SessionError::NotFound { .. }) => "deleted",
+            // Unknown is not ended.
+            Err(_) => return None,
+        };
+        Some(End::Close(4000, format!("the terminal has ended; the session is {state}")))
     }
 }

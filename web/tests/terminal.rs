@@ -110,6 +110,7 @@ async fn a_page_of_another_origin_gets_no_socket() {
         Some(421)
     );
     // A browser sends its origin with every socket; a cookie without one is no page of ours.
+    assert_eq!(world.open(&session, "", &[("cookie", &cookie)]).await.err(), Some(403));
     let none = [("cookie", cookie.as_str()), ("sec-fetch-site", "cross-site")];
     assert_eq!(world.open(&session, "", &none).await.err(), Some(403));
     world.stop().await;
@@ -179,6 +180,50 @@ async fn the_heir_is_called_back_and_the_end_is_told() {
     let ticket = world.post(&session.path("/terminal/ticket"), json!({})).await.json();
     let query = format!("?ticket={}", ticket["ticket"].as_str().unwrap());
     assert_eq!(world.open(&session, &query, &[]).await.err(), Some(409));
+    world.stop().await;
+}
+
+#[actix_web::test]
+async fn who_comes_while_the_session_is_starting_is_told_to_come_back() {
+    let world = World::start().await;
+    world.agents.draws_nothing();
+    let client = Client::new(&world.base, TOKEN);
+    let session = client.create(json!({ "mode": "terminal", "instructions": "x" })).await;
+    let ticket = world.ticket(&session, "operator").await;
+    let mut early = world.open(&session, &format!("?ticket={ticket}"), &[]).await.unwrap();
+    early.say(&hello("")).await;
+    let (code, reason) = early.is_closed().await;
+    assert!(code == 4002 && reason.contains("starting"), "{code} {reason}");
+    world.stop().await;
+}
+
+#[actix_web::test]
+async fn there_is_room_for_so_many_and_the_next_is_told_so() {
+    let world = World::start().await;
+    let session = world.terminal().await;
+    let mut seated = Vec::new();
+    for _ in 0..32 {
+        seated.push(TerminalClient::sit(&session, "viewer", 80, 24).await);
+    }
+    let ticket = world.ticket(&session, "viewer").await;
+    let mut late = world.open(&session, &format!("?ticket={ticket}"), &[]).await.unwrap();
+    late.say(&hello("")).await;
+    let (code, reason) = late.is_closed().await;
+    assert!(code == 4002 && reason.contains("too many"), "{code} {reason}");
+    world.stop().await;
+}
+
+#[actix_web::test]
+async fn a_page_hears_that_there_is_nothing_to_come_back_to() {
+    let world = World::start().await;
+    let session = world.terminal().await;
+    assert_eq!(world.get(&session.path("/terminal/token")).await.status, StatusCode::OK);
+    session.end(LIMIT).await;
+    let refused = world.get(&session.path("/terminal/token")).await;
+    assert_eq!(refused.problem(), (409, "conflict".to_owned()));
+    assert!(refused.text.contains("the terminal has ended"), "{}", refused.text);
+    // The page itself is shown, and says so.
+    assert_eq!(world.get(&session.path("/terminal/")).await.status, StatusCode::OK);
     world.stop().await;
 }
 

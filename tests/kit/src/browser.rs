@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use fantoccini::actions::{InputSource, KeyAction, KeyActions};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
@@ -99,6 +100,30 @@ impl Browser {
             found.send_keys(text).await
         })
         .await;
+    }
+
+    /// Loads the page again, and is outside of any frame.
+    pub async fn reload(&self) {
+        self.client.refresh().await.expect("a page can be loaded again");
+    }
+
+    /// Goes into the frame with this title: what is seen and typed from here on is there, until the page is another one.
+    pub async fn enter(&self, title: &str) {
+        let path = format!("//iframe[@title={title:?}]");
+        wait_until(format!("there is a frame {title:?}"), LIMIT, || async {
+            self.client.find(Locator::XPath(&path)).await?.enter_frame().await
+        })
+        .await;
+    }
+
+    /// Presses keys, one after the other, wherever the focus is; `\n` is Enter.
+    pub async fn press(&self, keys: &str) {
+        let mut actions = KeyActions::new("keyboard".to_owned());
+        for key in keys.chars() {
+            let value = if key == '\n' { '\u{E007}' } else { key };
+            actions = actions.then(KeyAction::Down { value }).then(KeyAction::Up { value });
+        }
+        self.client.perform_actions(actions).await.expect("keys can be pressed");
     }
 
     /// Runs a script and answers what it returns.

@@ -8,6 +8,7 @@ use actix_web::web::{Data, Path, ReqData};
 use jiff::{SignedDuration, Timestamp};
 use optio_actors::SessionError;
 use optio_actors::service::words::SessionId;
+use optio_actors::session::phase::State;
 use optio_actors::session::status::SessionView;
 use optio_actors::terminal::Role;
 use serde_json::json;
@@ -15,7 +16,7 @@ use serde_json::json;
 use crate::Web;
 use crate::auth::{Caller, Tickets};
 use crate::body::Fields;
-use crate::error::{FORBIDDEN, Problem};
+use crate::error::{CONFLICT, FORBIDDEN, Problem};
 use crate::query::id;
 
 /// How long a ticket waits: a page uses it at once.
@@ -71,7 +72,8 @@ pub(crate) async fn token(
     path: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let session: SessionId = id("session", &path)?;
-    of_terminal(&web, &session).await?;
+    // A page that was closed upon asks here first: it must hear that there is nothing to come back to.
+    of_live_terminal(&web, &session).await?;
     let answer = json!({ "token": web.seats().mint(session, caller.role) });
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(answer))
 }
@@ -83,4 +85,24 @@ pub(super) async fn of_terminal(web: &Web, session: &SessionId) -> Result<Sessio
         "terminal" => Ok(view),
         _ => Err(SessionError::NoTerminal { id: session.clone() }.into()),
     }
+}
+
+/// The same, of a session that has not ended.
+pub(super) async fn of_live_terminal(web: &Web, session: &SessionId) -> Result<SessionView, Problem> {
+    let view = of_terminal(web, session).await?;
+    match is_over(view.state) {
+        false => Ok(view),
+        true => {
+            let state = view.state.name();
+            Err(Problem::new(
+                CONFLICT,
+                format!("session {session}: the terminal has ended; the session is {state}"),
+            ))
+        }
+    }
+}
+
+/// Whether a session in this state has nobody before its terminal any more.
+pub(super) fn is_over(state: State) -> bool {
+    matches!(state, State::Stopping | State::Ended | State::Lost)
 }

@@ -59,6 +59,15 @@ it("a terminal that has ended is not asked again, and says why", () => {
   });
 });
 
+it("a terminal that cannot be met now is asked again in a while, and says why", () => {
+  const next = afterClose(NO_TROUBLE, end(4002, "the line to the terminal broke"));
+  expect(next).toMatchObject({ then: "again", inMs: 500, say: "The line to the terminal broke, trying again." });
+  expect(afterClose(next.trouble, end(4002))).toMatchObject({
+    inMs: 1000,
+    say: "The terminal cannot be met now, trying again.",
+  });
+});
+
 it("a refused token is replaced once; then a person must log in", () => {
   const once = afterClose(NO_TROUBLE, end(4401));
   expect(once).toMatchObject({ then: "again", inMs: 0 });

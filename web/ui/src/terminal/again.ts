@@ -58,6 +58,9 @@ export function afterClose(before: Trouble, end: End): Next {
       if (moves > MOVES_LIMIT) return later(trouble, "The seat moves between windows, trying again.");
       return { then: "again", inMs: 0, say: null, trouble: { ...trouble, moves } };
     }
+    case 4002:
+      // The session starts, or its line to the terminal broke; the service itself is there.
+      return later(trouble, sentence(end.reason || "the terminal cannot be met now").replace(/\.$/, ", trying again."));
     case 4401:
       if (trouble.refusals > 0) return { then: "stop", say: LOG_IN, trouble };
       return { then: "again", inMs: 0, say: null, trouble: { ...trouble, refusals: trouble.refusals + 1 } };
