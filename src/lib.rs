@@ -27,7 +27,7 @@ use optio_actors::events::SERVICE_STREAM;
 use optio_actors::sessions::{OnExit, Places};
 use optio_actors::{Service, Settings};
 use optio_host::{Host, LocalHost, LocalHostConfig};
-use optio_oauth::{ClientError, HttpLoginServer, LoginServer, Offline};
+use optio_oauth::{ClientError, HttpLoginServer, LoginServer, Offline, REFRESH_URL};
 use optio_store::embedded::BLOB_GRACE;
 use optio_store::{DiskJournal, Health, Journal, Store};
 use optio_web::{Web, WebOptions};
@@ -171,6 +171,9 @@ async fn settings(config: &Config, store: Store) -> Result<Settings> {
         orphan_ttl: config.orphan_ttl,
         defaults: config.defaults.clone(),
         refresh_idle: config.refresh_seeds,
+        probe_seeds: config.probe_seeds,
+        refresh_url: (config.login_server.refresh_url != REFRESH_URL)
+            .then(|| config.login_server.refresh_url.clone()),
         login_server: login_server(config)?,
         ..Settings::new(hosts, store, service_stream)
     })

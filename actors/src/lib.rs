@@ -36,6 +36,7 @@ pub mod supervision;
 pub mod teardown;
 #[cfg(feature = "testsuite")]
 pub mod testing;
+mod throw_away;
 pub mod trace;
 pub mod verifier;
 

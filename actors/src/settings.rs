@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::faults::Faults;
 use crate::session::SessionEnded;
 use crate::trace::Trace;
+use crate::verifier::Probes;
 
 /// Heartbeat age at which the guard of a leased agent sends SIGTERM: a service that is back within it adopts
 /// (DESIGN §7).
@@ -52,6 +53,13 @@ pub struct Settings {
     pub login_server: Arc<dyn LoginServer>,
     /// Seeds that lie idle in a pool are kept fresh.
     pub refresh_idle: bool,
+    /// Codex itself may be asked whether a login is good, when the login server cannot be asked and somebody wants to
+    /// know. That is a request to a model, so it costs.
+    pub probe_seeds: bool,
+    /// Where codex shall refresh when it is asked, if not at the real login server.
+    pub refresh_url: Option<String>,
+    /// Where codex is asked.
+    pub probes: Probes,
     /// What tells how old a login is; leases go by the store's own clock.
     pub clock: Arc<dyn Clock>,
     /// The root actor, once it lives.
@@ -78,6 +86,9 @@ impl Settings {
             defaults: Defaults::default(),
             login_server: Arc::new(Offline),
             refresh_idle: false,
+            probe_seeds: false,
+            refresh_url: None,
+            probes: Probes::default(),
             clock: Arc::new(SystemClock),
             root: OnceLock::new(),
         }

@@ -68,6 +68,8 @@ pub struct World {
     pub clock: Arc<dyn Clock>,
     /// Services that are started from now on keep idle seeds fresh.
     pub refresh_idle: Cell<bool>,
+    /// Services that are started from now on may ask codex about a login.
+    pub probe_seeds: Cell<bool>,
     /// The fault seam of the actors.
     pub faults: Faults,
     /// What was done, by every service of this world.
@@ -106,6 +108,7 @@ impl World {
             login_server: FakeLoginServer::default(),
             clock,
             refresh_idle: Cell::new(false),
+            probe_seeds: Cell::new(false),
             faults: Faults::default(),
             trace: Trace::default(),
             life: RefCell::default(),
@@ -137,6 +140,7 @@ impl World {
         settings.login_server = Arc::new(self.login_server.clone());
         settings.clock = self.clock.clone();
         settings.refresh_idle = self.refresh_idle.get();
+        settings.probe_seeds = self.probe_seeds.get();
         let life = Life::start(settings).await;
         self.life.replace(Some(life));
     }
