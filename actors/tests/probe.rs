@@ -95,13 +95,15 @@ fn world_with(script: Script) -> (World, Starts) {
             }
             let said: Vec<String> = script.says.iter().map(|line| format!("{line}\n")).collect();
             launch.host.put_file(&PathBuf::from(&launch.argv[3]), said.concat());
-            while script.hangs {
+            if !script.hangs {
+                return ExitStatus::Code(0);
+            }
+            loop {
                 match &mut signals {
                     Some(signals) => drop(signals.next().await),
                     None => std::future::pending().await,
                 }
             }
-            ExitStatus::Code(0)
         }
     });
     (world, starts)
@@ -432,6 +434,33 @@ fn codex_that_cannot_be_started_changes_nothing() {
             assert!(left(&world).is_empty() && is_free(&world, &seed).await, "{op:?}");
         });
     }
+}
+
+#[actix::test]
+async fn codex_whose_start_was_not_heard_of_is_ended_and_its_login_kept() {
+    let (world, starts) = world_with(Script::default().rotating().hanging());
+    let seed = world.seed("acme").await;
+    world.restart().await;
+    world.faulty_host.fail_nth(HostOp::GuardStart, 1, FaultKind::ErrorAfterDoing);
+    let seen = verify(&world, &seed).await;
+    assert_eq!((seen.verdict, starts.lock().unwrap().len()), ("inconclusive", 1));
+    assert_eq!((token(&world, &seed).as_str(), world.host.agents_running()), ("refresh-acme-2", 0));
+    assert!(left(&world).is_empty() && is_free(&world, &seed).await);
+}
+
+#[actix::test]
+async fn a_store_that_cannot_renew_has_codex_ended_before_the_lease_is_over() {
+    let (world, _) = world_with(Script::default().rotating().hanging());
+    let seed = world.seed("acme").await;
+    world.restart().await;
+    begin(world.service(), &seed);
+    world.until("codex", async || world.host.agents_running() == 1).await;
+    world.faulty_store.fail_always(StoreOp::Renew, Fault::Hang);
+    tokio::time::sleep(Duration::from_secs(58)).await;
+    assert_eq!(world.host.agents_running(), 0, "its guard has ended it");
+    world.faulty_store.heal();
+    verdict(&world, &seed).await;
+    assert_eq!(token(&world, &seed), "refresh-acme-2");
 }
 
 #[actix::test]

@@ -33,7 +33,7 @@ use tracing::{info, warn};
 use super::held::Held;
 use super::mend;
 use super::notes::{INTENT, Intent, VERIFY, verdict_note};
-use super::probe::{Finished, Left, Note, Parked, Probe};
+use super::probe::{self, Finished, Left, Note, Parked, Probe};
 use super::save::Rotated;
 use super::{Checked, Occasion};
 use crate::recovery::{self, Home};
@@ -165,8 +165,7 @@ impl Check<'_> {
         match (self.occasion, doubt) {
             (Occasion::Leftover, Some(why)) => return self.conclude(Verdict::Suspect(why.to_owned())).await,
             (Occasion::Leftover, None) => {
-                let why = "the service was stopped while codex was asked about it".to_owned();
-                return self.conclude(Verdict::Inconclusive(why)).await;
+                return self.conclude(Verdict::Inconclusive(probe::STOPPED.to_owned())).await;
             }
             _ => {}
         }

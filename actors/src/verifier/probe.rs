@@ -60,6 +60,9 @@ const TRIES: (u32, Duration) = (3, Duration::from_secs(2));
 /// How long one of these tries may take: longer than every patience in it together.
 const TRY_LIMIT: Duration = Duration::from_secs(60);
 
+/// Why a probe ended that was not over.
+pub(super) const STOPPED: &str = "the service was stopped while codex was asked";
+
 /// The note beside the home.
 const NOTE: &str = "probe.json";
 
@@ -117,15 +120,10 @@ impl<'a> Probe<'a> {
     /// Asks, ends codex, brings home what it left, and wipes the home. The intent is on record.
     pub(super) async fn ask(self, at: Timestamp) -> Verdict {
         info!(seed = %self.held.seed, "login server is out of reach, codex is asked about a login");
-        let stopped = self.settings.probes.stopped();
-        let ended = tokio::select! {
-            ended = timeout(PROBE_LIMIT, self.run()) => match ended {
-                Ok(Ok(())) => "codex ended without an answer".to_owned(),
-                Ok(Err(problem)) => format!("codex could not be asked: {problem}"),
-                Err(_) => format!("codex gave no answer within {} seconds", PROBE_LIMIT.as_secs()),
-            },
-            () = self.held.lost() => "the lease was lost while codex was asked".to_owned(),
-            () = stopped.cancelled() => "the service was stopped while codex was asked".to_owned(),
+        // Never broken off half way: whatever it started must be there for the proof of its end to see.
+        let ended = match self.start().await {
+            Ok(()) => self.wait().await,
+            Err(problem) => format!("codex could not be asked: {problem}"),
         };
         match self.bring_home(at, ended).await {
             Ok(verdict) => {
@@ -141,8 +139,8 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// From the planted login to the end of codex.
-    async fn run(&self) -> Result<(), String> {
+    /// Plants the login, and starts codex. Each step has the host's own limit.
+    async fn start(&self) -> Result<(), String> {
         let ThrowAway { host, dir } = &self.place.home;
         let told = |problem: HostError| problem.to_string();
         let plant =
@@ -151,11 +149,21 @@ impl<'a> Probe<'a> {
             plant(workdir::CONFIG_TOML, settings.clone()).await?;
         }
         plant(workdir::AUTH_JSON, self.planted.clone()).await?;
+        if self.settings.probes.stopped().is_cancelled() {
+            return Err(STOPPED.to_owned());
+        }
         // The switch that ends codex is set now; the lease must last as long.
         self.held.renew().await?;
-        host.guard_start(dir, self.spec()).await.map_err(told)?;
+        host.guard_start(dir, self.spec()).await.map(drop).map_err(told)
+    }
+
+    /// Waits for the end of codex, or for a reason to end it. Says what it was.
+    async fn wait(&self) -> String {
         tokio::select! {
-            () = self.place.home.end_of_codex() => Ok(()),
+            () = self.place.home.end_of_codex() => "codex ended without an answer".to_owned(),
+            () = sleep(PROBE_LIMIT) => format!("codex gave no answer within {} seconds", PROBE_LIMIT.as_secs()),
+            () = self.held.lost() => "the lease was lost while codex was asked".to_owned(),
+            () = self.settings.probes.stopped().cancelled() => STOPPED.to_owned(),
             never = self.keep_running() => match never {},
         }
     }
