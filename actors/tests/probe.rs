@@ -589,9 +589,11 @@ async fn what_was_before_the_probe_is_so_again_after_a_crash() {
     world.until("codex", async || world.host.agents_running() == 1).await;
     assert_eq!(row(&world, &seed).await.status, SeedStatus::NeedsRecovery);
     world.crash();
+    world.login_server.reachable(true);
     world.restart().await;
     let note = verdict(&world, &seed).await;
     assert_eq!(note["verdict"], "inconclusive");
+    assert!(world.login_server.attempts().is_empty(), "nobody has asked to send anything");
     let after = row(&world, &seed).await;
     assert_eq!((after.status, after.status_reason.as_deref()), (SeedStatus::Dead, Some("somebody said so")));
     assert!(!after.metadata.contains_key("refreshIntent") && world.host.agents_running() == 0);
