@@ -1,5 +1,6 @@
 //! One [`Config`]: the file, then the environment, then the flags.
 
+mod hooks;
 mod options;
 mod store;
 
@@ -15,8 +16,9 @@ use optio_actors::settings::ORPHAN_TTL;
 use optio_oauth::HttpOptions;
 use serde_json::{Map, Value};
 
+pub use hooks::{HookOption, HookOptions, HookSet};
 pub use options::{DefaultOptions, LogFormat, OnExitOption, Options, RefreshEncoding, StoreAddress};
-pub use store::StoreChoice;
+pub use store::{Encryption, StoreChoice};
 
 /// Where the service listens unless it is told otherwise.
 const LISTEN: &str = "127.0.0.1:7340";
@@ -53,8 +55,12 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// The codex program; without one the `PATH` decides.
     pub codex: Option<PathBuf>,
+    /// The ttyd program; without one terminals are served without.
+    pub ttyd: Option<PathBuf>,
     /// What a session gets that does not say otherwise.
     pub defaults: Defaults,
+    /// What an operator has a say in.
+    pub hooks: HookSet,
     /// What becomes of live sessions when the service ends.
     pub on_exit: OnExit,
     /// How long an agent without a lease may live without a service.
@@ -99,7 +105,9 @@ impl Config {
             public_url: None,
             allowed_hosts: Vec::new(),
             codex: None,
+            ttyd: None,
             defaults: Defaults::default(),
+            hooks: HookSet::default(),
             on_exit: OnExit::Teardown,
             // A test that was killed leaves its agents; they shall not live for a day.
             orphan_ttl: Duration::from_secs(60),
@@ -156,7 +164,9 @@ impl Config {
             public_url: options.public_url.map(|url| check_public_url(&url)).transpose()?,
             allowed_hosts: options.allowed_hosts.unwrap_or_default(),
             codex: options.codex.map(|path| absolute("codex", &path)).transpose()?,
+            ttyd: options.ttyd.map(|path| absolute("ttyd", &path)).transpose()?,
             defaults: defaults(options.defaults.unwrap_or_default())?,
+            hooks: HookSet::new(hooks::hooks(options.hooks.unwrap_or_default())?),
             on_exit: options.on_exit.unwrap_or_default().into(),
             orphan_ttl,
             refresh_seeds: options.refresh_seeds.unwrap_or(true),

@@ -168,8 +168,10 @@ async fn settings(config: &Config, store: Store) -> Result<Settings> {
         name: token::load_or_make(&config.data_dir.join("instance"))?.chars().take(NAME_LENGTH).collect(),
         faults_enabled: config.enable_faults,
         codex: config.codex.clone(),
+        ttyd: config.ttyd.clone(),
         orphan_ttl: config.orphan_ttl,
         defaults: config.defaults.clone(),
+        hooks: config.hooks.0.clone(),
         refresh_idle: config.refresh_seeds,
         probe_seeds: config.probe_seeds,
         refresh_url: (config.login_server.refresh_url != REFRESH_URL)

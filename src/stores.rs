@@ -30,11 +30,14 @@ impl OpenStore {
                 let opened = tokio::task::spawn_blocking(opening).await;
                 Self::Embedded(opened.context("opening the store was interrupted")?.with_context(in_dir)?)
             }
-            StoreChoice::Mongo { uri, prefix, seed_prefix, snapshot_prefix } => {
+            StoreChoice::Mongo { uri, prefix, seed_prefix, snapshot_prefix, encryption } => {
                 let options = mongo::Options {
                     prefix: prefix.clone(),
                     seed_prefix: Some(seed_prefix.clone()),
                     snapshot_prefix: Some(snapshot_prefix.clone()),
+                    encrypt: encryption.on,
+                    store_key: encryption.key.clone(),
+                    old_store_keys: encryption.old_keys.clone(),
                     account_of: optio_actors::account_in,
                     ..mongo::Options::default()
                 };

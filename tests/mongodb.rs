@@ -119,6 +119,78 @@ async fn a_session_lives_stops_and_is_resumed_on_a_database_that_python_can_read
     assert!(!server.output().contains("mongodb://"), "the address is never logged");
 }
 
+/// Whether these bytes stand in any chunk of the bucket, as it lies in the database.
+async fn bucket_holds(mongod: &Mongod, needle: &str) -> bool {
+    let chunks = mongod.database(DATABASE).await.collection::<Document>("fs.chunks");
+    let mut found = chunks.find(doc! {}).await.expect("the database answers");
+    while found.advance().await.expect("the database answers") {
+        let chunk = found.deserialize_current().expect("a chunk is a document");
+        let bytes = chunk.get_binary_generic("data").expect("a chunk holds bytes");
+        // Not packed, these would be found as they are; packed, the archive would begin like this.
+        if bytes.starts_with(&[0x1f, 0x8b]) || bytes.windows(needle.len()).any(|w| w == needle.as_bytes()) {
+            return true;
+        }
+    }
+    false
+}
+
+#[actix::test]
+async fn a_session_lives_stops_and_is_resumed_on_an_encrypted_database() {
+    let (model, oauth, mongod) = (MockModel::start(), FakeOauth::start(), Mongod::start().await);
+    let server = on(&mongod, &oauth).args(["--encrypt-store"]).start().await;
+    let client = server.client();
+    let login = oauth.login("acct-1");
+    let seed = import(&client, &model, &login.auth_json()).await;
+    let session = client.create(seeded(&seed)).await;
+    session.wait_idle().await;
+    let mut events = session.events(None).await;
+    session.turn("@call exec_command {\"cmd\":\"echo work-of-mine > kept.txt\"}").await;
+    events.until_named("turn.completed", LIMIT).await;
+    let newest = rotate(&session, &oauth).await;
+    let ended = session.end(END).await;
+    assert_ordered(&ended);
+    assert_eq!(step(&ended, "capture_snapshot")["state"], "done", "{ended:#}");
+    assert_eq!(step(&ended, "wipe")["state"], "done", "{ended:#}");
+
+    let row = seed_row(&mongod, &seed).await;
+    let key = row.get_document("metadata").and_then(|notes| notes.get_str("enc")).expect("it names its key");
+    for needle in ["work-of-mine", "refresh_token", &newest] {
+        assert!(!bucket_holds(&mongod, needle).await, "{needle}");
+    }
+    // The login of before, the one of now and the workdir; each says which key opens it.
+    let files = mongod.database(DATABASE).await.collection::<Document>("fs.files");
+    let sealed = files.count_documents(doc! { "metadata.enc": key }).await.expect("the database answers");
+    assert!(sealed >= 3, "{sealed}");
+    assert_eq!(files.count_documents(doc! {}).await.expect("the database answers"), sealed);
+
+    server.restart().await;
+    session.resume().await;
+    events.until_named("session.ended", END).await;
+    session.wait_idle().await;
+    assert_eq!(planted(&server, &session).as_deref(), Some(newest.as_str()), "the saved login was planted");
+    let kept = server.task_root().join(&session.id).join("workdir/kept.txt");
+    assert_eq!(std::fs::read_to_string(kept).expect("the file is back"), "work-of-mine\n");
+    session.end(END).await;
+    assert_eq!(oauth.reuses(), Vec::<String>::new());
+
+    // One without the key sees the login, is told why it cannot have it, and does not start with a key of its own.
+    let stranger = on(&mongod, &oauth).start().await;
+    let reason = stranger.client().seed(&seed).await["status_reason"].as_str().unwrap_or_default().to_owned();
+    assert!(reason.contains("encrypted with the key") && reason.contains(key), "{reason}");
+    let refused = stranger.client().create(seeded(&seed)).await;
+    refused.events(None).await.until_named("session.ended", END).await;
+    let why = refused.get().await["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(why.contains("encrypted with the key"), "{why}");
+    let row = seed_row(&mongod, &seed).await;
+    assert!(row.get("lease").is_some_and(|lease| lease.as_null().is_some()), "{row}");
+
+    let bytes = std::fs::read(server.data_dir().join("store-key")).expect("the key was made");
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    for said in [server.output(), stranger.output(), readiness(&client).await.to_string()] {
+        assert!(!said.contains(&hex) && !said.contains(&newest), "{said}");
+    }
+}
+
 #[actix::test]
 async fn two_services_share_the_seeds_and_keep_their_sessions_apart() {
     let (model, oauth, mongod) = (MockModel::start(), FakeOauth::start(), Mongod::start().await);

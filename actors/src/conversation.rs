@@ -507,6 +507,8 @@ pub enum DeliveredAs {
     New,
     /// Into the running one.
     Steer,
+    /// Into the terminal, which says no more.
+    Typed,
     /// It waits for the running one to end.
     Queue,
 }

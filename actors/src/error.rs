@@ -77,6 +77,18 @@ pub enum SessionError {
     /// The key of this request was used for another one.
     #[error("the idempotency key was used before with another request")]
     KeyReused,
+    /// It is a conversation.
+    #[error("session {id} has no terminal: its mode is \"conversation\"")]
+    NoTerminal {
+        /// Which session.
+        id: SessionId,
+    },
+    /// As many people are before its terminal as there may be.
+    #[error("session {id}: too many people are before its terminal already")]
+    TooManyViewers {
+        /// Which session.
+        id: SessionId,
+    },
     /// The agent refused, or cannot be reached now.
     #[error("session {id}: the agent did not take it: {why}")]
     Agent {
@@ -86,6 +98,14 @@ pub enum SessionError {
         why: String,
         /// Trying again may help.
         retryable: bool,
+    },
+    /// The session's host did not do it.
+    #[error("session {id}: its host did not answer: {why}")]
+    Host {
+        /// Which session.
+        id: SessionId,
+        /// Why.
+        why: String,
     },
     /// A login by a code did not come about.
     #[error("login {id}: {why}")]

@@ -10,7 +10,9 @@
 //!    ├─ Snapshotter                 captures seed and workdir, restores
 //!    ├─ CredWatcher                 sees auth.json change, saves it back
 //!    ├─ Process                     the agent's process, and the proof that it is gone
-//!    └─ ConversationReader          the app-server's words ↔ journal, approvals, turns
+//!    ├─ ConversationReader          the app-server's words ↔ journal, approvals, turns   (conversation mode)
+//!    ├─ Terminal                    the people before the agent's terminal               (terminal mode)
+//!    └─ LogTail                     the agent's own log, and what it hands over
 //! ```
 //!
 //! Read [`teardown`] first (the order), then [`session`] (the supervisor), then any child: one file each, with the
@@ -21,8 +23,10 @@ pub mod cred_watcher;
 mod error;
 pub mod events;
 pub mod faults;
+mod hooks;
 pub mod host_link;
 pub mod lease_renewer;
+pub mod log_tail;
 mod login;
 pub mod process;
 pub mod recovery;
@@ -34,6 +38,7 @@ pub mod settings;
 pub mod snapshotter;
 pub mod supervision;
 pub mod teardown;
+pub mod terminal;
 #[cfg(feature = "testsuite")]
 pub mod testing;
 mod throw_away;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use actix::prelude::*;
 use bytes::Bytes;
 use optio_host::{
-    AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, Host, HostError, RelPath, Signal, TaskDir,
-    Watch,
+    AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, Host, HostError, RelPath, Signal, Stage,
+    TaskDir, Watch,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -51,14 +51,26 @@ const HEARTBEAT_AGE: Duration = Duration::from_secs(4);
 /// status says more than a closed pipe.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
-/// How we talk to the app-server.
+/// How the agent is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
-    /// A Unix socket; the agent lives under the guard and outlives us.
+    /// An app-server on a Unix socket; it lives under the guard and outlives us.
     Unix,
-    /// The child's own pipes; the agent ends when we do. For codex versions without `--listen`.
+    /// An app-server on the child's own pipes; it ends when we do. For codex versions without `--listen`.
     Stdio,
+    /// Codex's own screen, on a terminal that lives under the guard and outlives us.
+    Terminal,
+}
+
+impl Transport {
+    /// True when the agent is the guard's, and so outlives the service.
+    pub fn is_guarded(self) -> bool {
+        match self {
+            Self::Unix | Self::Terminal => true,
+            Self::Stdio => false,
+        }
+    }
 }
 
 /// Owns the agent's process: starts or adopts it, tells when it ended, stops it and proves that nothing of it is left.
@@ -229,8 +241,10 @@ pub struct AgentLaunch {
     pub argv: Vec<String>,
     /// Its environment.
     pub env: EnvPlan,
-    /// How we will talk to it.
+    /// How it will be reached.
     pub transport: Transport,
+    /// Where it runs; on our pipes there is no choice.
+    pub stage: Stage,
     /// See [`GuardSpec::term_after`].
     pub term_after: Duration,
     /// See [`GuardSpec::kill_after`].
@@ -261,7 +275,7 @@ impl Handler<StartAgent> for Process {
                 why: injected.to_string(),
             })?;
             match launch.transport {
-                Transport::Unix => {
+                Transport::Unix | Transport::Terminal => {
                     let spec = GuardSpec {
                         argv: launch.argv,
                         env: launch.env,
@@ -269,6 +283,7 @@ impl Handler<StartAgent> for Process {
                         run_mark: run.run.to_string(),
                         term_after: launch.term_after,
                         kill_after: launch.kill_after,
+                        stage: launch.stage,
                     };
                     Ok((run.host.guard_start(&run.dir, spec).await?, None))
                 }

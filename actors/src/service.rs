@@ -2,6 +2,7 @@
 //!
 //! It decides nothing. A live session is asked; an ended one is read from its record.
 
+mod files;
 mod messages;
 mod seed_logins;
 mod seeds;
@@ -15,6 +16,7 @@ use optio_store::{JournalStream, Page, PageRequest, RecordFilter, SessionId, Sna
 use serde::Serialize;
 use tracing::{info, warn};
 
+pub use files::FileCopy;
 pub use messages::MessageView;
 pub use seeds::{ImportSeed, SeedLeaseView, SeedView, VerifyView};
 
@@ -22,6 +24,8 @@ pub use seeds::{ImportSeed, SeedLeaseView, SeedView, VerifyView};
 pub mod words {
     pub use optio_codex_protocol::config::{ConfigError, Effort, SessionConfig};
     pub use optio_codex_protocol::requests::Input;
+    pub use optio_host::Size;
+    pub use optio_host::terminal::Seat;
     pub use optio_store::{
         ApprovalId, Gap, JournalStream, LoginId, Page, PageRequest, Record, RecordFilter, SeedId, SeedStatus,
         SessionId, Slice, SnapshotId, SnapshotRow, StoreError,
@@ -38,8 +42,8 @@ use crate::session::phase::Request;
 use crate::session::record::SessionRecord;
 use crate::session::status::SessionView;
 use crate::session::{
-    AnswerApproval, ChangeSession, InterruptTurn, ListApprovals, SendTurn, Session, ShowActors, StopMode,
-    StopSession,
+    AnswerApproval, ChangeSession, InterruptTurn, ListApprovals, OpenTerminal, SendTurn, Session, ShowActors,
+    StopMode, StopSession,
 };
 use crate::sessions::{
     Delete, Drain, Find, Found, IsDraining, Launch, OnExit, Places, Reconcile, RecoverLogins, Resume,
@@ -47,6 +51,7 @@ use crate::sessions::{
 };
 use crate::settings::Settings;
 use crate::supervision::ChildKind;
+use crate::terminal::{TakeSeat, Viewer};
 
 /// How long an actor may take to answer. Past it, whether a thing was done is unknown.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -249,6 +254,12 @@ impl Service {
     pub async fn interrupt(&self, id: &SessionId) -> Result<(), SessionError> {
         let found = self.live(id, Request::Interrupt).await?;
         self.ask("the session", found.addr.send(InterruptTurn)).await?
+    }
+
+    /// Seats somebody before a session's terminal.
+    pub async fn open_terminal(&self, id: &SessionId, seat: TakeSeat) -> Result<Viewer, SessionError> {
+        let found = self.live(id, Request::Terminal).await?;
+        self.ask("the session", found.addr.send(OpenTerminal(seat))).await?
     }
 
     /// The agent's questions, newest first.

@@ -20,11 +20,14 @@ mod end;
 mod facts;
 pub(crate) mod last_words;
 mod launch;
+pub mod log;
 pub mod phase;
 pub mod record;
 mod recover;
 mod requests;
 pub mod status;
+mod tell;
+pub mod verdict;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,11 +42,12 @@ use tracing::{Instrument, Span, info, info_span, warn};
 
 pub use context::RunContext;
 pub use requests::{
-    AnswerApproval, ChangeSession, InterruptTurn, ListApprovals, SendTurn, ShowActors, StopMode, StopSession,
-    TurnMode,
+    AnswerApproval, ChangeSession, InterruptTurn, ListApprovals, OpenTerminal, SendTurn, ShowActors,
+    StopMode, StopSession, TurnMode,
 };
 
 use crate::events::Events;
+use crate::log_tail::LogPosition;
 use crate::process::{CheckAgent, LastWords};
 use crate::settings::Settings;
 use crate::supervision::{ChildExit, ChildKind, ExitReason, beat};
@@ -84,6 +88,14 @@ pub struct Session {
     walking: bool,
     /// When the last confirmed renewal was sent, for a renewer that takes over.
     lease_confirmed: Instant,
+    /// How far the agent's log was read: where a fresh tail begins.
+    log_at: LogPosition,
+    /// The last line of that log that an earlier process told of, once it is known.
+    told_lines: Option<u64>,
+    /// The agent is being told something.
+    telling: bool,
+    /// The run ends when the announced deliverables are settled.
+    draining_deliverables: bool,
     /// This process leaves, the agent stays.
     detaching: bool,
     span: Span,
@@ -110,6 +122,7 @@ impl Session {
     pub fn new(parts: SessionParts) -> Self {
         let SessionParts { settings, ledger, events, run, beginning, status } = parts;
         let span = info_span!("session", session = %run.session, run = %run.run);
+        let log_at = ledger.read(log::position);
         Self {
             settings,
             ledger,
@@ -122,6 +135,10 @@ impl Session {
             stop: CancellationToken::new(),
             walking: false,
             lease_confirmed: Instant::now(),
+            log_at,
+            told_lines: None,
+            telling: false,
+            draining_deliverables: false,
             detaching: false,
             span,
         }
@@ -181,6 +198,7 @@ impl Session {
                 self.ledger.edit(|record| record.phase = Phase::Live);
                 self.save(ctx);
                 self.publish();
+                self.tell_answers(ctx);
             }
             Err(failed) => self.end(failed.cause, ctx),
         }
@@ -221,6 +239,7 @@ impl Session {
         for kind in self.children.kill_the_silent() {
             warn!(parent: &self.span, child = %kind, "child gave no sign of life");
         }
+        self.tell_answers(ctx);
         let observing = observe_all(self.children.observed());
         ctx.spawn(observing.into_actor(self).map(|seen, session, _| {
             for (kind, observation) in seen {
@@ -279,7 +298,9 @@ impl Session {
     /// better reason and comes first if it comes at all.
     fn end_unless_the_agent_has(&mut self, cause: Cause, ctx: &mut Context<Self>) {
         let asking = self.crew(ctx).process.send(LastWords { to_the_end: true });
-        ctx.spawn(asking.into_actor(self).map(|_, session, ctx| session.end(cause, ctx)));
+        ctx.spawn(
+            asking.into_actor(self).map(|_, session, ctx| session.end_after_last_lines(None, cause, ctx)),
+        );
     }
 
     /// A fresh reader is told to attach again; the others know from the record what to do.

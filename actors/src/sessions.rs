@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use jiff::Timestamp;
-use optio_codex_protocol::config::{Mode, SessionConfig};
+use optio_codex_protocol::config::SessionConfig;
 use optio_host::TaskId;
 use optio_store::{Holder, Inserted, LEASE_TTL, RunId, SessionId, SnapshotId, StoreError};
 use serde_json::json;
@@ -147,6 +147,7 @@ async fn parts(
         faults: settings.faults.clone(),
         trace: settings.trace.clone(),
         ledger: ledger.clone(),
+        hooks: settings.hooks.clone(),
         mender,
     };
     Ok(SessionParts { settings, ledger, events, run, beginning, status })
@@ -296,12 +297,6 @@ impl Sessions {
                 format!("{:?} is not configured; there is {}", launch.host, known.join(", ")),
             );
         }
-        if launch.config.mode() == Mode::Terminal {
-            return invalid(
-                "mode",
-                "\"terminal\" is not served by this version; \"conversation\" is".to_owned(),
-            );
-        }
         check_name_and_labels(launch.name.as_deref(), &launch.labels)
     }
 }
@@ -375,6 +370,7 @@ fn new_run(session: &SessionId) -> RunRecord {
         lease_lost: false,
         agent: None,
         transport: None,
+        terminal: None,
         thread_id: None,
         model: None,
         had_turn: false,
@@ -382,7 +378,9 @@ fn new_run(session: &SessionId) -> RunRecord {
         was_live: false,
         resumed_from: None,
         resume_thread: None,
+        after_execute_is_due: false,
         newest_before: NewestBefore::None,
+        log: Default::default(),
     }
 }
 
@@ -511,6 +509,7 @@ impl Handler<Delete> for Sessions {
                 })?;
             }
             settings.store.snapshots.delete_all(&session).await?;
+            settings.store.deliverables.delete_all(&session).await?;
             // The record goes last but one: while it is there, a delete that failed half way can be asked for again.
             settings.store.records.delete(&session).await?;
             settings.store.journal.delete(session.as_str()).await?;

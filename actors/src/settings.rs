@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use optio_codex_protocol::config::{ConfigError, SessionConfig};
+use optio_hooks::{Hooks, NoHooks};
 use optio_host::Host;
 use optio_oauth::{LoginServer, Offline};
 use optio_store::{Clock, JournalStream, Store, SystemClock};
@@ -45,6 +46,8 @@ pub struct Settings {
     pub trace: Trace,
     /// The codex program to use; without one the host's `PATH` decides.
     pub codex: Option<PathBuf>,
+    /// The ttyd program that serves terminals; without one a pty of the host's does.
+    pub ttyd: Option<PathBuf>,
     /// See [`ORPHAN_TTL`].
     pub orphan_ttl: Duration,
     /// What a session gets that does not say otherwise.
@@ -60,6 +63,8 @@ pub struct Settings {
     pub refresh_url: Option<String>,
     /// Where codex is asked.
     pub probes: Probes,
+    /// What an operator has a say in.
+    pub hooks: Arc<dyn Hooks>,
     /// What tells how old a login is; leases go by the store's own clock.
     pub clock: Arc<dyn Clock>,
     /// The root actor, once it lives.
@@ -82,6 +87,7 @@ impl Settings {
             faults_enabled: false,
             trace: Trace::default(),
             codex: None,
+            ttyd: None,
             orphan_ttl: ORPHAN_TTL,
             defaults: Defaults::default(),
             login_server: Arc::new(Offline),
@@ -89,6 +95,7 @@ impl Settings {
             probe_seeds: false,
             refresh_url: None,
             probes: Probes::default(),
+            hooks: Arc::new(NoHooks),
             clock: Arc::new(SystemClock),
             root: OnceLock::new(),
         }

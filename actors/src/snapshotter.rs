@@ -1,16 +1,19 @@
 //! Snapshotter: captures the seed and the workdir of a run, and restores a workdir.
 
+mod thread;
+
 use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::StreamExt;
 use optio_codex_protocol::auth;
-use optio_host::{Codec, Excludes, HostError, RelPath};
+use optio_host::{Codec, Excludes, HostError};
 use optio_store::{NewSeed, NewSnapshot, SeedFiles, SnapshotId, SnapshotRow, StoreError};
 use serde_json::json;
 use tracing::{info, warn};
 
 use crate::cred_watcher::AUTH_JSON;
+use crate::hooks;
 use crate::login::account_of;
 use crate::session::RunContext;
 use crate::session::phase::EndState;
@@ -27,12 +30,6 @@ pub(crate) const PULSE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Largest file of a login that is captured.
 const LOGIN_LIMIT: u64 = 1 << 20;
-
-/// Largest number of rollouts that a capture looks through for the thread's own one.
-const ROLLOUTS: usize = 10_000;
-
-/// Where Codex keeps what a resume needs.
-const SESSIONS: &str = "home/.codex/sessions";
 
 /// Captures and restores. It decides nothing about the order; its receipts say what it may do.
 pub struct Snapshotter {
@@ -175,6 +172,7 @@ async fn capture_seed(run: &RunContext) -> StepResult {
     };
     run.did(Deed::SeedCaptured);
     run.events.tell("seed.saved", &json!({ "seed": row.id, "captured": true }));
+    hooks::on_seed_saved(run, &row.id.to_string()).await;
     Ok(Finish::Done(format!("seed {} was captured", row.id)))
 }
 
@@ -196,11 +194,17 @@ impl Handler<CaptureSnapshot> for Snapshotter {
         let gone = capture.stopped.agent_is_gone();
         let capturing = async move {
             run.step(ChildKind::Snapshotter, "capture_snapshot").await.map_err(StepError::new)?;
+            if gone {
+                hooks::after_execute(&run).await;
+            }
             let gate = run.ledger.read(snapshot_refusal);
             match gate {
                 Some(why) => Ok(Finish::Skipped(why)),
                 None if !gone => Ok(Finish::Withheld("the agent is not proven gone".to_owned())),
-                None => capture_workdir(&run).await,
+                None => {
+                    thread::note_the_terminals(&run).await;
+                    capture_workdir(&run).await
+                }
             }
         };
         Box::pin(capturing.into_actor(self).map(|result, snapshotter, _| {
@@ -239,7 +243,9 @@ async fn capture_workdir(run: &RunContext) -> StepResult {
     let word = run.store.snapshots.codec();
     let codec = codec_of(word).ok_or_else(|| StepError::new(format!("codec {word:?} is not known")))?;
     let (patterns, mut about) = run.ledger.read(|record| (excludes(record), about(record, word)));
-    if about.thread_id.is_some() && !has_rollout(run, about.thread_id.as_deref()).await {
+    if let Some(thread) = &about.thread_id
+        && !thread::has_rollout(run, thread).await
+    {
         warn!("thread has no rollout, a resume will begin a new one");
         about.thread_id = None;
     }
@@ -277,21 +283,6 @@ fn about(record: &SessionRecord, codec: &str) -> NewSnapshot {
         }),
         codec: codec.to_owned(),
         seed: run.and_then(|r| r.seed.clone()),
-    }
-}
-
-/// Looks for the thread's rollout by its name. When the directory cannot be read, the id is kept: only a confirmed
-/// absence drops it (T-176).
-async fn has_rollout(run: &RunContext, thread: Option<&str>) -> bool {
-    let Some(thread) = thread else { return false };
-    let suffix = format!("-{thread}.jsonl");
-    let sessions = RunContext::in_workdir(SESSIONS);
-    match run.host.list(&run.dir, &sessions, ROLLOUTS).await {
-        Ok(files) => files.iter().map(RelPath::as_str).any(|path| path.ends_with(&suffix)),
-        Err(problem) => {
-            warn!(%problem, "rollouts cannot be listed, the thread is kept on record");
-            true
-        }
     }
 }
 

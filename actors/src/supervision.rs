@@ -29,10 +29,14 @@ pub enum ChildKind {
     Process,
     /// The conversation with the app-server.
     ConversationReader,
+    /// The people before the agent's terminal.
+    Terminal,
     /// The watch over `auth.json`.
     CredWatcher,
     /// The seed's lease.
     LeaseRenewer,
+    /// The agent's own log.
+    LogTail,
     /// Capturing and restoring.
     Snapshotter,
     /// The checks of stored logins; one for a service.
@@ -42,14 +46,17 @@ pub enum ChildKind {
 }
 
 impl ChildKind {
-    /// Every kind of child that a session has, in the order in which they are started.
-    pub const OF_SESSION: [Self; 6] = [
+    /// Every kind of child that a session may have, in the order in which they are started. It has a conversation or a
+    /// terminal.
+    pub const OF_SESSION: [Self; 8] = [
         Self::HostLink,
         Self::LeaseRenewer,
         Self::Snapshotter,
         Self::CredWatcher,
         Self::Process,
         Self::ConversationReader,
+        Self::Terminal,
+        Self::LogTail,
     ];
 
     /// The name as it is written in JSON and logs.
@@ -59,7 +66,9 @@ impl ChildKind {
             Self::HostLink => "host_link",
             Self::Process => "process",
             Self::ConversationReader => "conversation_reader",
+            Self::Terminal => "terminal",
             Self::CredWatcher => "cred_watcher",
+            Self::LogTail => "log_tail",
             Self::LeaseRenewer => "lease_renewer",
             Self::Snapshotter => "snapshotter",
             Self::Verifier => "verifier",

@@ -104,7 +104,8 @@ impl Step {
             Self::QuietWatcher => 35,
             Self::SaveBack => 60,
             Self::ReleaseLease => 20,
-            Self::CaptureSeed => 30,
+            // An import, and the operator's hook that hears of it.
+            Self::CaptureSeed => 100,
             // 100 MB/s is the slowest budget (DESIGN §14): room for a workdir of 60 GB.
             Self::CaptureSnapshot => 600,
             Self::Wipe => 120,

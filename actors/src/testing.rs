@@ -5,6 +5,7 @@ mod agent;
 mod check;
 mod life;
 mod logins;
+mod terminal;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use optio_codex_protocol::config::SessionConfig;
 use optio_codex_protocol::requests::Input;
+use optio_hooks::{Hooks, NoHooks};
 use optio_host::fake::FakeHost;
 use optio_host::faulty::FaultyHost;
 use optio_host::{CodexBinary, Host, TaskDir, TaskId};
@@ -70,6 +72,8 @@ pub struct World {
     pub refresh_idle: Cell<bool>,
     /// Services that are started from now on may ask codex about a login.
     pub probe_seeds: Cell<bool>,
+    /// What an operator has a say in, for services that are started from now on.
+    pub hooks: RefCell<Arc<dyn Hooks>>,
     /// The fault seam of the actors.
     pub faults: Faults,
     /// What was done, by every service of this world.
@@ -109,6 +113,7 @@ impl World {
             clock,
             refresh_idle: Cell::new(false),
             probe_seeds: Cell::new(false),
+            hooks: RefCell::new(Arc::new(NoHooks)),
             faults: Faults::default(),
             trace: Trace::default(),
             life: RefCell::default(),
@@ -141,6 +146,7 @@ impl World {
         settings.clock = self.clock.clone();
         settings.refresh_idle = self.refresh_idle.get();
         settings.probe_seeds = self.probe_seeds.get();
+        settings.hooks = self.hooks.borrow().clone();
         let life = Life::start(settings).await;
         self.life.replace(Some(life));
     }
@@ -306,6 +312,12 @@ impl World {
             .filter(|item| item["type"] == "agentMessage")
             .map(|item| item["text"].as_str().unwrap_or_default().to_owned())
             .collect()
+    }
+
+    /// How many deliverables of a session are kept, whether or not it is on record.
+    pub async fn memory_deliverables(&self, id: &SessionId) -> usize {
+        let store = self.memory.store(self.journal.clone());
+        store.deliverables.list(id).await.expect("the fake itself does not fail").len()
     }
 
     /// Where a session's files are.

@@ -33,12 +33,13 @@ const STORE: [StoreOp; 17] = [
     StoreOp::ConfirmSpool,
 ];
 
-const HOST: [HostOp; 20] = [
+const HOST: [HostOp; 21] = [
     HostOp::Home,
     HostOp::Create,
     HostOp::Cleanup,
     HostOp::Spawn,
     HostOp::Read,
+    HostOp::ReadFrom,
     HostOp::Write,
     HostOp::Append,
     HostOp::MakeDir,

@@ -180,7 +180,7 @@ async fn a_question_is_asked_again_under_its_id_and_answered_once() {
         world.wait_event(&id, "session.adopted", "").await;
         assert_eq!(world.wait_state(&id, State::Waiting).await.waiting, asked);
     }
-    answer(&world, &id, asked[0].id.clone()).await;
+    answer(&world, &id, asked[0].id.parse().unwrap()).await;
     world.until("the answer", async || world.answers(&id) == ["accept: make"]).await;
     assert_eq!(world.service().approvals(&id).await.unwrap().len(), 1);
     assert_eq!(world.count(&id, "approval.requested"), 1);
@@ -197,7 +197,7 @@ async fn an_answer_that_did_not_arrive_is_given_again() {
     let asked = world.wait_state(&id, State::Waiting).await.waiting;
     world.faults.arm(ChildKind::ConversationReader, "beat", FaultKind::Hang, 1);
     world.until("the fault", async || world.faults.armed() == 0).await;
-    answer(&world, &id, asked[0].id.clone()).await;
+    answer(&world, &id, asked[0].id.parse().unwrap()).await;
     assert_eq!(world.answers(&id), [""; 0], "a hung reader passes nothing on");
     crash_for(&world, 5).await;
     world.until("the answer", async || world.answers(&id) == ["accept: make"]).await;

@@ -165,7 +165,19 @@ fn whatever_the_session_does_the_order_holds() {
 
 #[test]
 fn the_matrix_has_every_step_of_a_teardown_that_can_be_broken() {
-    let of_life = ["beat", "connect", "acquire", "renew", "restore", "watch", "start", "heartbeat", "attach"];
+    let of_life = [
+        "beat",
+        "connect",
+        "acquire",
+        "renew",
+        "restore",
+        "watch",
+        "start",
+        "heartbeat",
+        "attach",
+        "read",
+        "deliver",
+    ];
     for (child, steps) in optio_actors::faults::STEPS {
         for step in steps.iter().filter(|step| !of_life.contains(step)) {
             assert!(CELLS.contains(&(child, step)), "{child} × {step} is not tried");

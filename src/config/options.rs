@@ -13,6 +13,8 @@ use optio_oauth::Encoding;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::hooks::HookOptions;
+
 /// What was given, in one place; `None` is what was left out.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +48,25 @@ pub struct Options {
     /// The same for the snapshots [default: the prefix]
     #[arg(long, env = "OPTIO_CODEX_SNAPSHOT_PREFIX", value_name = "NAME")]
     pub snapshot_prefix: Option<String>,
+    /// Encrypt the logins and snapshots that are written to a MongoDB from now on; not for pools that are shared with
+    /// Python [default: false]
+    #[arg(
+        long,
+        env = "OPTIO_CODEX_ENCRYPT_STORE",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+    )]
+    pub encrypt_store: Option<bool>,
+    /// File of the key for that, the same for each service on the database; made when it is missing and nothing in the
+    /// database is encrypted yet [default: store-key in the data directory]
+    #[arg(long, env = "OPTIO_CODEX_STORE_KEY", value_name = "FILE")]
+    pub store_key: Option<PathBuf>,
+    /// Files of keys that were in use before, for reading
+    #[arg(long, env = "OPTIO_CODEX_OLD_STORE_KEYS", value_name = "FILE", value_delimiter = ',')]
+    pub old_store_keys: Option<Vec<PathBuf>>,
     /// File of the bearer token, made when it is missing [default: token in the data directory]
     #[arg(long, env = "OPTIO_CODEX_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -58,6 +79,9 @@ pub struct Options {
     /// The codex program [default: the one on the PATH]
     #[arg(long, env = "OPTIO_CODEX_CODEX", value_name = "FILE")]
     pub codex: Option<PathBuf>,
+    /// The ttyd program that serves terminals [default: none, a terminal needs no ttyd]
+    #[arg(long, env = "OPTIO_CODEX_TTYD", value_name = "FILE")]
+    pub ttyd: Option<PathBuf>,
     /// What becomes of running sessions when the service ends [default: detach]
     #[arg(long, env = "OPTIO_CODEX_ON_EXIT", value_name = "WHAT")]
     pub on_exit: Option<OnExitOption>,
@@ -110,6 +134,9 @@ pub struct Options {
     /// What sessions get that do not say otherwise; in the file only.
     #[arg(skip)]
     pub defaults: Option<DefaultOptions>,
+    /// What an operator has a say in; in the file only.
+    #[arg(skip)]
+    pub hooks: Option<HookOptions>,
 }
 
 /// What was given as the store: a word, or an address that may hold a password, which is why it is never shown.
@@ -229,10 +256,14 @@ impl Options {
             prefix: self.prefix.or(below.prefix),
             seed_prefix: self.seed_prefix.or(below.seed_prefix),
             snapshot_prefix: self.snapshot_prefix.or(below.snapshot_prefix),
+            encrypt_store: self.encrypt_store.or(below.encrypt_store),
+            store_key: self.store_key.or(below.store_key),
+            old_store_keys: self.old_store_keys.or(below.old_store_keys),
             token_file: self.token_file.or(below.token_file),
             public_url: self.public_url.or(below.public_url),
             allowed_hosts: self.allowed_hosts.or(below.allowed_hosts),
             codex: self.codex.or(below.codex),
+            ttyd: self.ttyd.or(below.ttyd),
             on_exit: self.on_exit.or(below.on_exit),
             orphan_ttl: self.orphan_ttl.or(below.orphan_ttl),
             refresh_seeds: self.refresh_seeds.or(below.refresh_seeds),
@@ -242,6 +273,7 @@ impl Options {
             workers: self.workers.or(below.workers),
             log_format: self.log_format.or(below.log_format),
             defaults: self.defaults.or(below.defaults),
+            hooks: self.hooks.or(below.hooks),
         }
     }
 }

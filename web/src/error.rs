@@ -56,6 +56,7 @@ kinds! {
     NOT_RESUMABLE = "not_resumable" CONFLICT "There is nothing to resume from";
     IDEMPOTENCY_CONFLICT = "idempotency_conflict" CONFLICT "The key belongs to another request";
     PAYLOAD_TOO_LARGE = "payload_too_large" PAYLOAD_TOO_LARGE "The body is too large";
+    RANGE = "range" RANGE_NOT_SATISFIABLE "The file has no such part";
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has the wrong media type";
     BAD_HOST = "bad_host" MISDIRECTED_REQUEST "The service has another name";
     VALIDATION = "validation" UNPROCESSABLE_ENTITY "A value is not acceptable";
@@ -64,6 +65,7 @@ kinds! {
     LOCKED = "locked" INTERNAL_SERVER_ERROR "Stored data is encrypted with a key that is not here";
     UPSTREAM_AGENT = "upstream_agent" BAD_GATEWAY "The agent did not take it";
     UPSTREAM_AGENT_AWAY = "upstream_agent" BAD_GATEWAY "The agent cannot be reached now" retry 1;
+    HOST_UNAVAILABLE = "host_unavailable" BAD_GATEWAY "The session's host does not answer" retry 2;
     DRAINING = "draining" SERVICE_UNAVAILABLE "The service is going down" retry 5;
     STORE_UNAVAILABLE = "store_unavailable" SERVICE_UNAVAILABLE "The store does not answer" retry 2;
     AGENT_TIMEOUT = "agent_timeout" GATEWAY_TIMEOUT "There was no answer in time" retry 1;
@@ -200,7 +202,9 @@ impl From<SessionError> for Problem {
             E::KeyReused => IDEMPOTENCY_CONFLICT,
             E::Agent { retryable: true, .. } => UPSTREAM_AGENT_AWAY,
             E::Agent { retryable: false, .. } | E::Login { .. } => UPSTREAM_AGENT,
-            E::TooManyLogins { .. } => BUSY,
+            E::Host { .. } => HOST_UNAVAILABLE,
+            E::TooManyLogins { .. } | E::TooManyViewers { .. } => BUSY,
+            E::NoTerminal { .. } => CONFLICT,
             E::Draining => DRAINING,
             E::NoAnswer { .. } => AGENT_TIMEOUT,
             E::Store(StoreError::Damaged { .. }) => DAMAGED,

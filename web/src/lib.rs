@@ -3,7 +3,7 @@
 //! ```text
 //! edge.rs      every request: name, origin, id, headers, the form of refusals, the log
 //! └─ auth.rs   everything under /v1: token or cookie
-//!    └─ sessions.rs  conversation.rs  events.rs  seeds.rs  seed_logins.rs  operation.rs
+//!    └─ sessions.rs  conversation.rs  events.rs  files.rs  seeds.rs  seed_logins.rs  operation.rs
 //! ```
 //!
 //! Handlers check, convert, ask [`optio_actors::Service`] and map; they decide nothing. [`configure`] is the table of
@@ -15,6 +15,7 @@ mod conversation;
 mod edge;
 mod error;
 mod events;
+mod files;
 mod lists;
 mod operation;
 mod origin;
@@ -160,6 +161,8 @@ fn api() -> impl HttpServiceFactory {
         .service(at("/sessions/{id}/events").route(get().to(events::of_session)))
         .service(at("/sessions/{id}/actors").route(get().to(sessions::actors)))
         .service(at("/sessions/{id}/snapshots").route(get().to(sessions::snapshots)))
+        .service(at("/sessions/{id}/deliverables").route(get().to(files::deliverables)))
+        .service(at("/sessions/{id}/files/{path:.*}").route(get().to(files::download)))
         .service(at("/sessions/{id}/faults").route(post().to(operation::arm_fault)))
         .service(at("/events").route(get().to(events::of_service)))
         .service(

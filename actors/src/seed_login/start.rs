@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use optio_codex_protocol::argv;
 use optio_codex_protocol::device_login::CODE_LIFETIME;
-use optio_host::{EnvPlan, GuardSpec, HostError};
+use optio_host::{EnvPlan, GuardSpec, HostError, Stage};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -65,6 +65,7 @@ async fn begin(parts: &LoginParts, cancel: &CancellationToken) -> Result<Ended, 
         run_mark: parts.note.id.to_string(),
         term_after: LEASED_TERM_AFTER,
         kill_after: LEASED_KILL_AFTER,
+        stage: Stage::Headless,
     };
     host.guard_start(dir, spec).await?;
     match talk(parts, cancel).await {

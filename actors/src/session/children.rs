@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use actix::prelude::*;
+use optio_codex_protocol::config::Mode;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -11,9 +12,12 @@ use crate::conversation::ConversationReader;
 use crate::cred_watcher::CredWatcher;
 use crate::host_link::HostLink;
 use crate::lease_renewer::LeaseRenewer;
+use crate::log_tail::LogTail;
 use crate::process::Process;
 use crate::snapshotter::Snapshotter;
 use crate::supervision::{ChildExit, ChildHandle, ChildId, ChildKind, Observation, Observe, Pulse};
+use crate::teardown::{CloseDoor, EndTurn};
+use crate::terminal::Terminal;
 
 /// More restarts of one child than this within [`BUDGET_WINDOW`] end the run: whatever is wrong does not go away.
 const BUDGET: usize = 5;
@@ -43,8 +47,12 @@ pub enum AnyChild {
     CredWatcher(Addr<CredWatcher>),
     /// See [`LeaseRenewer`].
     LeaseRenewer(Addr<LeaseRenewer>),
+    /// See [`LogTail`].
+    LogTail(Addr<LogTail>),
     /// See [`Snapshotter`].
     Snapshotter(Addr<Snapshotter>),
+    /// See [`Terminal`].
+    Terminal(Addr<Terminal>),
 }
 
 impl AnyChild {
@@ -55,7 +63,9 @@ impl AnyChild {
             Self::ConversationReader(addr) => addr.clone().recipient(),
             Self::CredWatcher(addr) => addr.clone().recipient(),
             Self::LeaseRenewer(addr) => addr.clone().recipient(),
+            Self::LogTail(addr) => addr.clone().recipient(),
             Self::Snapshotter(addr) => addr.clone().recipient(),
+            Self::Terminal(addr) => addr.clone().recipient(),
         }
     }
 }
@@ -67,14 +77,51 @@ pub struct Crew {
     pub host_link: Addr<HostLink>,
     /// The agent's process.
     pub process: Addr<Process>,
-    /// The conversation.
-    pub reader: Addr<ConversationReader>,
+    /// What people and programs meet the agent through.
+    pub front: Front,
     /// The watch over the login.
     pub watcher: Addr<CredWatcher>,
     /// The lease.
     pub renewer: Addr<LeaseRenewer>,
+    /// The agent's own log.
+    pub log_tail: Addr<LogTail>,
     /// Captures and restores.
     pub snapshotter: Addr<Snapshotter>,
+}
+
+/// What people and programs meet the agent through.
+#[derive(Clone)]
+pub enum Front {
+    /// The app-server's protocol.
+    Conversation(Addr<ConversationReader>),
+    /// Codex's own screen.
+    Terminal(Addr<Terminal>),
+}
+
+impl Front {
+    /// The kind of child that a session of this mode has for it.
+    pub fn kind(mode: Mode) -> ChildKind {
+        match mode {
+            Mode::Conversation => ChildKind::ConversationReader,
+            Mode::Terminal => ChildKind::Terminal,
+        }
+    }
+
+    /// Who closes the door of the run.
+    pub fn close(&self) -> Recipient<CloseDoor> {
+        match self {
+            Self::Conversation(reader) => reader.clone().recipient(),
+            Self::Terminal(terminal) => terminal.clone().recipient(),
+        }
+    }
+
+    /// Who makes the agent ready to be stopped.
+    pub fn end_turn(&self) -> Recipient<EndTurn> {
+        match self {
+            Self::Conversation(reader) => reader.clone().recipient(),
+            Self::Terminal(terminal) => terminal.clone().recipient(),
+        }
+    }
 }
 
 struct Slot {

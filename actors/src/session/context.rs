@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
+use optio_hooks::Hooks;
 use optio_host::{Host, RelPath, TaskDir};
 use optio_store::{RunId, SessionId, Store};
 
@@ -34,6 +35,8 @@ pub struct RunContext {
     pub trace: Trace,
     /// The session's record. Children read it; the session alone writes it.
     pub ledger: Arc<Ledger>,
+    /// What an operator has a say in.
+    pub hooks: Arc<dyn Hooks>,
     /// Who can free a seed that nobody may be handed.
     pub mender: Recipient<Mend>,
 }

@@ -3,22 +3,26 @@
 use actix::prelude::*;
 use tracing::info_span;
 
-use super::Session;
-use super::children::{AnyChild, Crew};
+use super::children::{AnyChild, Crew, Front};
 use super::phase::Phase;
 use super::record::SessionRecord;
+use super::{Session, log};
 use crate::conversation::{self, ConversationReader};
 use crate::cred_watcher::{self, CredWatcher, Watched};
 use crate::host_link::{self, HostLink};
 use crate::lease_renewer::{self, EarlierLease, LeaseRenewer};
+use crate::log_tail::{self, Ears, LogTail};
 use crate::process::{self, Process, Transport};
 use crate::snapshotter::{self, Snapshotter};
 use crate::supervision::{ChildKind, Pulse, spawn_child};
+use crate::terminal::{self, Terminal};
 
 /// Every child, started if it is not there.
 pub(super) fn complete(session: &mut Session, ctx: &mut Context<Session>) -> Crew {
+    let front = Front::kind(session.ledger.read(|record| record.config.mode()));
     for kind in ChildKind::OF_SESSION {
-        if !session.children.has(kind) {
+        let wanted = !matches!(kind, ChildKind::ConversationReader | ChildKind::Terminal) || kind == front;
+        if wanted && !session.children.has(kind) {
             start(session, kind, ctx);
         }
     }
@@ -33,9 +37,13 @@ pub(super) fn complete(session: &mut Session, ctx: &mut Context<Session>) -> Cre
     Crew {
         host_link: child!(HostLink),
         process: child!(Process),
-        reader: child!(ConversationReader),
+        front: match front {
+            ChildKind::Terminal => Front::Terminal(child!(Terminal)),
+            _ => Front::Conversation(child!(ConversationReader)),
+        },
         watcher: child!(CredWatcher),
         renewer: child!(LeaseRenewer),
+        log_tail: child!(LogTail),
         snapshotter: child!(Snapshotter),
     }
 }
@@ -101,11 +109,26 @@ pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Se
             let (addr, handle) = spawn_child(parent, kind, span, make);
             (AnyChild::LeaseRenewer(addr), handle, pulse)
         }
+        ChildKind::LogTail => {
+            let pulse = Pulse::new(log_tail::PULSE_LIMIT);
+            let beat = pulse.clone();
+            let ears = Ears { lines: ctx.address().recipient(), deliverables: ctx.address().recipient() };
+            let begin = log::tail_start(session);
+            let make = move |exit| LogTail::new(run, beat, exit, ears, begin);
+            let (addr, handle) = spawn_child(parent, kind, span, make);
+            (AnyChild::LogTail(addr), handle, pulse)
+        }
         ChildKind::Snapshotter => {
             let pulse = Pulse::new(snapshotter::PULSE_LIMIT);
             let beat = pulse.clone();
             let (addr, handle) = spawn_child(parent, kind, span, move |_| Snapshotter::new(run, beat));
             (AnyChild::Snapshotter(addr), handle, pulse)
+        }
+        ChildKind::Terminal => {
+            let pulse = Pulse::new(terminal::PULSE_LIMIT);
+            let beat = pulse.clone();
+            let (addr, handle) = spawn_child(parent, kind, span, move |_| Terminal::new(run, beat));
+            (AnyChild::Terminal(addr), handle, pulse)
         }
     };
     session.children.put(child, handle, pulse);
@@ -115,7 +138,7 @@ pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Se
 fn guarded_agent(record: &SessionRecord) -> Option<optio_host::AgentIdentity> {
     let run = record.run.as_ref()?;
     let agent = run.agent.as_ref()?;
-    (run.transport == Some(Transport::Unix)).then_some(agent.identity)
+    run.transport.is_some_and(Transport::is_guarded).then_some(agent.identity)
 }
 
 /// The login to watch over, if one was planted.

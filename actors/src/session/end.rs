@@ -1,17 +1,23 @@
 //! The end of a run: the first cause, the walk through the teardown, and what is on record afterwards.
 
+use std::time::Duration;
+
 use actix::prelude::*;
 use jiff::Timestamp;
 use serde_json::json;
 use tracing::{Instrument, info, warn};
 
 use super::approvals::ApprovalState;
+use super::children::Front;
 use super::phase::{EndState, Phase};
 use super::status::StepView;
 use super::{Session, SessionEnded};
 use crate::supervision::ChildKind;
 use crate::teardown::{self, AskHands, Hands, NoteStep, Noted, Report, Step, StopStyle};
 use crate::trace::Deed;
+
+/// How long a stop waits until the log of its agent was read to its end; a few milliseconds, unless the host hangs.
+const STOP_READ_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why a run ends. The first one counts; what follows from it does not overwrite it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +54,10 @@ impl Session {
             record.outcome = Some(cause.outcome);
             record.reason = Some(cause.reason.clone());
             record.begin_teardown(cause.style);
+            // Nobody is needed for what is ending.
+            if let Some(run) = &mut record.run {
+                run.log.attention = None;
+            }
         });
         self.stop.cancel();
         if cause.style == StopStyle::Fence {
@@ -163,7 +173,11 @@ impl Handler<AskHands> for Session {
     type Result = MessageResult<AskHands>;
 
     fn handle(&mut self, ask: AskHands, ctx: &mut Self::Context) -> Self::Result {
-        if let Some(kind) = ask.replace {
+        // The steps know the front by its conversation's name.
+        let front = Front::kind(self.ledger.read(|record| record.config.mode()));
+        let replace =
+            ask.replace.map(|kind| if kind == ChildKind::ConversationReader { front } else { kind });
+        if let Some(kind) = replace {
             self.children.discard(kind);
             self.events.tell(
                 "child.restarted",
@@ -172,8 +186,8 @@ impl Handler<AskHands> for Session {
         }
         let crew = self.crew(ctx);
         MessageResult(Hands {
-            close: crew.reader.clone().recipient(),
-            end_turn: crew.reader.recipient(),
+            close: crew.front.close(),
+            end_turn: crew.front.end_turn(),
             stop_agent: crew.process.recipient(),
             quiet: crew.watcher.clone().recipient(),
             save_back: crew.watcher.recipient(),
@@ -202,6 +216,7 @@ impl Handler<NoteStep> for Session {
             }
             Some(StepView::from(&*found))
         });
+        let ended = matches!(noted, Noted::Ended(_));
         self.run.did(match noted {
             Noted::Began => Deed::StepBegan { step },
             Noted::Ended(outcome) => Deed::StepEnded { step, outcome },
@@ -213,7 +228,12 @@ impl Handler<NoteStep> for Session {
             self.save(ctx);
         }
         let (ledger, run, seam) = (self.ledger.clone(), self.run.clone(), format!("note_{step}"));
+        // All that the agent wrote is there now. Its failure counts although somebody stopped it (S-184).
+        let agent_is_over = step == Step::StopAgent && ended;
+        let stopped = self.ledger.read(|record| record.outcome == Some(EndState::Stopped));
+        let last_lines = (agent_is_over && stopped).then(|| self.read_last_lines(STOP_READ_LIMIT, ctx));
         let noting = async move {
+            futures_util::future::OptionFuture::from(last_lines).await;
             // Killed here, a process has begun (or done) a step that is not on record: the crash tests come here.
             if let Err(injected) = run.step(ChildKind::Session, &seam).await {
                 warn!(%injected, "session fails between two steps");
@@ -222,7 +242,10 @@ impl Handler<NoteStep> for Session {
                 warn!(%step, %problem, "step is not on record");
             }
         };
-        Box::pin(noting.instrument(self.span.clone()).into_actor(self).map(move |(), session, _| {
+        Box::pin(noting.instrument(self.span.clone()).into_actor(self).map(move |(), session, ctx| {
+            if agent_is_over {
+                session.end_log(ctx);
+            }
             if let Some(view) = view {
                 session.events.tell("teardown.step", &json!({ "step": view }));
             }

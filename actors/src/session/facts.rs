@@ -7,6 +7,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::approvals::{self, Approval, ApprovalState, Decision};
+use super::children::Front;
 use super::end::Cause;
 use super::last_words::last_words;
 use super::{Phase, Session, crew};
@@ -90,7 +91,9 @@ impl Handler<AgentEnded> for Session {
         let said = last_words(&ended.stderr).map(|words| format!("; it last said: {words}"));
         let said = said.unwrap_or_default();
         let reason = format!("the agent exited unexpectedly with {}{by}{said}", ended.status);
-        self.end(Cause::failed(reason), ctx);
+        // One that its guard ended did not end by itself, whatever its status says.
+        let status = (!ended.by_guard).then_some(ended.status);
+        self.end_after_last_lines(status, Cause::failed(reason), ctx);
     }
 }
 
@@ -113,6 +116,7 @@ impl Handler<ConversationFact> for Session {
                         run.turn = None;
                     }
                 });
+                self.tell_answers(ctx);
             }
             ConversationFact::Asked(asked) => self.asked(asked, ctx),
             ConversationFact::Withdrawn { request } => {
@@ -194,6 +198,8 @@ impl Session {
 
     fn reply(&mut self, asked: &Asked, decision: Decision, ctx: &mut Context<Self>) {
         let reply = ReplyToAgent { request: asked.request.clone(), decision };
-        self.crew(ctx).reader.do_send(reply);
+        if let Front::Conversation(reader) = self.crew(ctx).front {
+            reader.do_send(reply);
+        }
     }
 }

@@ -1,43 +1,45 @@
 //! Starting a run, in order. Every failure, and every stop that comes meanwhile, leaves through the teardown.
 //!
 //! ```text
-//! connect ─ workdir (empty, restored, or kept) ─ codex ─ lease ─ login ─ texts ─ agent ─ conversation ─ first turn
+//! connect ─ workdir (empty, restored, or kept) ─ codex ─ lease ─ login ─ texts ─ log ─ agent ─ conversation ─ first turn
+//!       └ tmux                                                                            └─ terminal
 //! ```
 //!
 //! What a later process must know is on record before the deed that needs undoing is done.
 
-use std::path::PathBuf;
+mod agent;
+mod login;
+mod protocol;
+mod terminal;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
 use jiff::Timestamp;
-use optio_codex_protocol::agents_md::{self, KeywordFeatures};
-use optio_codex_protocol::argv::{self, BrowserShims, KICKOFF, Listen, RESUME_NOTICE};
-use optio_codex_protocol::auth;
-use optio_codex_protocol::config::{SeedChoice, Transport as WantedTransport};
+use optio_codex_protocol::agents_md;
+use optio_codex_protocol::argv::{KICKOFF, RESUME_NOTICE};
+use optio_codex_protocol::config::Mode;
 use optio_codex_protocol::requests::Input;
-use optio_codex_protocol::sandbox::SandboxSettings;
-use optio_codex_protocol::{config_toml, workdir};
-use optio_host::{CodexBinary, EnvPlan, HostError, RelPath};
-use optio_store::{SeedFiles, SeedId, StoreError, Want};
+use optio_codex_protocol::workdir;
+use optio_host::{CodexBinary, HostError, RelPath};
+use optio_store::StoreError;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::children::Crew;
+use super::children::{Crew, Front};
 use super::end::Cause;
 use super::last_words::last_words;
-use super::record::AgentRecord;
+use super::record::{RunRecord, SessionRecord};
 use super::{RunContext, TurnMode};
-use crate::conversation::{Attach, AttachError, Attached, Over, SendMessage, ThreadPlan};
-use crate::cred_watcher::{Baseline, WatchLogin, Watched};
+use crate::conversation::{Attach, AttachError, Attached, ConversationReader, Over, SendMessage, ThreadPlan};
+use crate::hooks;
 use crate::host_link::Connect;
-use crate::lease_renewer::{AcquireError, AcquireLease};
-use crate::login::account_of;
-use crate::process::{AgentLaunch, LastWords, Pipes, StartAgent, Transport};
-use crate::settings::{LEASED_KILL_AFTER, LEASED_TERM_AFTER, Settings};
+use crate::lease_renewer::AcquireError;
+use crate::process::{LastWords, Pipes};
+use crate::settings::Settings;
 use crate::snapshotter::{Restore, RestoreError};
 use crate::supervision::ChildKind;
 use crate::teardown::Step;
@@ -46,9 +48,6 @@ use crate::trace::Deed;
 /// Directories without which codex does not work (S-236).
 const HOME_DIRS: [&str; 5] =
     ["home/.codex", "home/.local/bin", "home/.local/share", "home/.config", "home/.cache"];
-
-/// Largest config file that is edited.
-const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// How long a step may take that asks the host, the store or an actor for small things: several of their own limits.
 const STEP_LIMIT: Duration = Duration::from_secs(60);
@@ -124,13 +123,24 @@ struct Launching {
 
 impl Launching {
     async fn all(&self) -> Result<(), LaunchError> {
-        use ChildKind::{ConversationReader, HostLink, LeaseRenewer, Process, Snapshotter};
+        use ChildKind::{ConversationReader, HostLink, LeaseRenewer, Process, Snapshotter, Terminal};
+        let mode = self.run.ledger.read(|record| record.config.mode());
         self.step("reaching the host", STEP_LIMIT, HostLink, self.connect()).await?;
+        if mode == Mode::Terminal {
+            self.step("finding tmux", STEP_LIMIT, HostLink, self.places()).await?;
+        }
         self.step("preparing the workdir", WORKDIR_LIMIT, Snapshotter, self.workdir()).await?;
         let codex = self.step("finding codex", STEP_LIMIT, HostLink, self.codex()).await?;
         self.step("leasing the seed", STEP_LIMIT, LeaseRenewer, self.login()).await?;
         self.step("writing the instructions", STEP_LIMIT, HostLink, self.texts()).await?;
-        let pipes = self.step("starting the agent", STEP_LIMIT, Process, self.agent(codex)).await?;
+        self.step("preparing the log", STEP_LIMIT, HostLink, self.protocol()).await?;
+        let asking = async { hooks::before_execute(&self.run).await.map_err(LaunchError::Unusable) };
+        self.step("asking the operator's hook", hooks::LIMIT + STEP_LIMIT, HostLink, asking).await?;
+        if mode == Mode::Terminal {
+            self.step("starting the agent", STEP_LIMIT, Process, self.terminal(codex)).await?;
+            return self.step("waiting for the terminal", STEP_LIMIT, Terminal, self.curtain()).await;
+        }
+        let pipes = self.step("starting the agent", STEP_LIMIT, Process, self.app_server(codex)).await?;
         let conversing = self.converse(pipes);
         let attached =
             self.step("attaching the conversation", ATTACH_LIMIT, ConversationReader, conversing).await?;
@@ -207,88 +217,12 @@ impl Launching {
         Ok(codex)
     }
 
-    /// Leases the seed and plants its login, before anything of the agent exists.
-    async fn login(&self) -> Result<(), LaunchError> {
-        let Some(want) = self.wanted_seed()? else {
-            return Ok(());
-        };
-        // A holder on record finds a lease whose answer was lost.
-        self.save().await?;
-        let lease = ask("the lease renewer", self.crew.renewer.send(AcquireLease { want })).await??;
-        self.run.ledger.edit(|record| {
-            if let Some(run) = &mut record.run {
-                run.seed = Some(lease.seed.clone());
-                run.lease_expires_at = Some(lease.expires_at);
-            }
-        });
-        self.save().await?;
-        self.run.events.tell("seed.leased", &json!({ "seed": lease.seed, "expires_at": lease.expires_at }));
-        self.plant(lease.seed).await
-    }
-
-    fn wanted_seed(&self) -> Result<Option<Want>, LaunchError> {
-        let (choice, former) = self.run.ledger.read(|record| {
-            (record.config.seed().cloned(), record.run.as_ref().and_then(|run| run.former_seed.clone()))
-        });
-        // A resumed run leases the seed it had (T-207).
-        match (former, choice) {
-            (Some(seed), _) => Ok(Some(Want::Seed(seed))),
-            (None, Some(SeedChoice::Pool(pool))) => Ok(Some(Want::Pool(pool))),
-            (None, Some(SeedChoice::Id(id))) => match id.parse::<SeedId>() {
-                Ok(id) => Ok(Some(Want::Seed(id))),
-                Err(problem) => Err(LaunchError::Unusable(problem.to_string())),
-            },
-            (None, None) => Ok(None),
-        }
-    }
-
-    async fn plant(&self, seed: SeedId) -> Result<(), LaunchError> {
-        let (host, dir) = (&self.run.host, &self.run.dir);
-        let (files, version) = self.run.store.seeds.load(&seed).await?;
-        let resumed = self.run.ledger.read(|r| r.run.as_ref().is_some_and(|run| run.resumed_from.is_some()));
-        for (name, bytes) in &files.0 {
-            // Over a restored tree only the login is planted: the rest of it is the session's own by now (T-207).
-            if resumed && name != SeedFiles::AUTH {
-                continue;
-            }
-            host.write(dir, &in_workdir(&format!("{}/{name}", workdir::HOME))?, bytes.clone(), 0o600).await?;
-        }
-        self.edit_config().await?;
-        let login = files.0.get(SeedFiles::AUTH).cloned().unwrap_or_default();
-        let account_id = account_of(&auth::read(&login)).id;
-        let baseline = Baseline { version, fingerprint: auth::fingerprint(&login), account_id };
-        let holder = self.run.ledger.edit(|record| {
-            let run = record.run.as_mut().expect("a session actor exists only for a run on record");
-            run.baseline = Some(baseline.clone());
-            run.holder.clone()
-        });
-        self.save().await?;
-        let watched = Watched { seed, holder, baseline, may_save: true };
-        ask("the watcher", self.crew.watcher.send(WatchLogin(watched))).await
-    }
-
-    /// Trusts the workdir and keeps the login in its file, where it is watched (S-506, T-124).
-    async fn edit_config(&self) -> Result<(), LaunchError> {
-        let (host, dir) = (&self.run.host, &self.run.dir);
-        let path = in_workdir(workdir::CONFIG_TOML)?;
-        let before = match host.read(dir, &path, CONFIG_LIMIT).await {
-            Ok(bytes) => bytes,
-            Err(HostError::NotFound { .. }) => Bytes::new(),
-            Err(problem) => return Err(problem.into()),
-        };
-        let edited = config_toml::validate(&before)
-            .and_then(|text| config_toml::pre_trust(text, &dir.workdir().display().to_string()))
-            .and_then(|text| config_toml::force_file_credentials(&text))
-            .map_err(|problem| LaunchError::Unusable(problem.to_string()))?;
-        Ok(host.write(dir, &path, Bytes::from(edited), 0o600).await?)
-    }
-
     async fn texts(&self) -> Result<(), LaunchError> {
         let (host, dir) = (&self.run.host, &self.run.dir);
         let (agents_md, resumable) = self.run.ledger.read(|record| {
             let seeded = record.run.as_ref().is_some_and(|run| run.seed.is_some());
             let excludes = record.config.effective_excludes(seeded);
-            let text = agents_md::compose(&record.config, KeywordFeatures::default(), &excludes);
+            let text = agents_md::compose(&record.config, record.config.keyword_features(), &excludes);
             (text, record.config.supports_resume())
         });
         host.write(dir, &in_workdir(workdir::AGENTS_MD)?, Bytes::from(agents_md), 0o600).await?;
@@ -299,72 +233,13 @@ impl Launching {
         Ok(())
     }
 
-    async fn agent(&self, codex: CodexBinary) -> Result<Option<Pipes>, LaunchError> {
-        let home = self.run.host.home().await?;
-        let socket = self.run.host.socket_path(&self.run.dir);
-        let (launch, transport) = self.run.ledger.read(|record| {
-            let transport = match (record.config.transport(), codex.can_listen) {
-                (WantedTransport::Auto | WantedTransport::Unix, true) => Transport::Unix,
-                (WantedTransport::Auto, false) | (WantedTransport::Stdio, _) => Transport::Stdio,
-                (WantedTransport::Unix, false) => return (None, Transport::Unix),
-            };
-            let socket = socket.display().to_string();
-            let listen = match transport {
-                Transport::Unix => Listen::Unix(&socket),
-                Transport::Stdio => Listen::Stdio,
-            };
-            let at = self.run.dir.workdir().display().to_string();
-            let sandbox = SandboxSettings::resolve(&record.config, &home.display().to_string());
-            let program = workdir::below(&at, &format!("{}/codex", workdir::LOCAL_BIN));
-            let env = argv::environment(&record.config, &at, BrowserShims::Absent);
-            let path_prefix = env.path_prefix.into_iter().map(PathBuf::from).collect();
-            let leased = record.run.as_ref().is_some_and(|run| run.seed.is_some());
-            let (term_after, kill_after) = match leased {
-                true => (LEASED_TERM_AFTER, LEASED_KILL_AFTER),
-                false => (
-                    self.settings.orphan_ttl,
-                    self.settings.orphan_ttl + (LEASED_KILL_AFTER - LEASED_TERM_AFTER),
-                ),
-            };
-            let launch = AgentLaunch {
-                argv: argv::app_server(&program, listen, &record.config, &sandbox),
-                env: EnvPlan { remove: env.remove, add: env.add, path_prefix },
-                transport,
-                term_after,
-                kill_after,
-            };
-            (Some(launch), transport)
-        });
-        let launch = launch.ok_or_else(|| {
-            LaunchError::Unusable(format!(
-                "transport: codex {} cannot listen on a socket; \"auto\" or \"stdio\" works",
-                codex.version
-            ))
-        })?;
-        self.run.ledger.edit(|record| {
-            if let Some(run) = &mut record.run {
-                run.transport = Some(transport);
-            }
-        });
-        // On record first: a process that dies now leaves an agent that the next one must look for.
-        self.save().await?;
-        let started = ask("the process actor", self.crew.process.send(StartAgent(launch))).await??;
-        self.run.ledger.edit(|record| {
-            if let Some(run) = &mut record.run {
-                run.agent = Some(AgentRecord { identity: started.identity, version: codex.version.clone() });
-            }
-        });
-        self.save().await?;
-        Ok(started.pipes)
-    }
-
     async fn converse(&self, pipes: Option<Pipes>) -> Result<Attached, LaunchError> {
         let over = match pipes {
             Some(pipes) => Over::Pipes(pipes),
             None => Over::Socket(self.run.host.socket_path(&self.run.dir)),
         };
         let attach = Attach { over, plan: ThreadPlan::of(&self.run) };
-        let attaching = self.crew.reader.send(attach);
+        let attaching = reader(&self.crew)?.send(attach);
         // A handshake may take its whole limit; a stop need not wait for it.
         let attached = tokio::select! {
             attached = attaching => attached,
@@ -379,7 +254,7 @@ impl Launching {
             // The reader exits without an answer when the wire breaks under it.
             Err(_) => return Err(LaunchError::BrokeOff { said: self.last_words(true).await }),
         };
-        went_live(&self.run, &attached).await?;
+        attached_is_live(&self.run, &attached).await?;
         Ok(attached)
     }
 
@@ -392,22 +267,13 @@ impl Launching {
 
     /// The kickoff of a fresh run that starts by itself, or the notice of a resumed one (S-325).
     async fn first_turn(&self, attached: &Attached) {
-        let (auto_start, resumed) = self.run.ledger.read(|record| {
-            let run = record.run.as_ref();
-            (
-                record.config.auto_start(),
-                run.is_some_and(|r| r.resumed_from.is_some() || r.resume_thread.is_some()),
-            )
-        });
-        let text = match (resumed, auto_start) {
-            (true, _) => RESUME_NOTICE,
-            (false, true) => KICKOFF,
-            (false, false) => return,
+        let (Some(text), Ok(reader)) = (self.run.ledger.read(first_text), reader(&self.crew)) else {
+            return;
         };
         info!(thread = attached.thread_id, "first message is sent");
         let message = SendMessage { input: vec![Input::Text(text.to_owned())], mode: TurnMode::Auto };
         // The run is live whether or not this arrives; a person can say it again.
-        match self.crew.reader.send(message).await {
+        match reader.send(message).await {
             Ok(Ok(_)) => {}
             Ok(Err(problem)) => self.run.events.tell(
                 "attention",
@@ -418,21 +284,46 @@ impl Launching {
     }
 }
 
-/// Puts on record that there is a thread, and so work to keep.
-pub(super) async fn went_live(run: &RunContext, attached: &Attached) -> Result<(), StoreError> {
-    run.ledger.edit(|record| {
-        let Some(of_run) = &mut record.run else { return };
-        of_run.thread_id = Some(attached.thread_id.clone());
-        of_run.model = attached.model.clone();
-        of_run.was_live = true;
-        if let (Some(agent), Some(version)) = (&mut of_run.agent, &attached.version) {
-            agent.version = version.clone();
-        }
-    });
+/// What a run begins with: the kickoff of a fresh one that starts by itself, the notice of a resumed one (S-254).
+fn first_text(record: &SessionRecord) -> Option<&'static str> {
+    let run = record.run.as_ref();
+    let resumed = run.is_some_and(|r| r.resumed_from.is_some() || r.resume_thread.is_some());
+    match (resumed, record.config.auto_start()) {
+        (true, _) => Some(RESUME_NOTICE),
+        (false, true) => Some(KICKOFF),
+        (false, false) => None,
+    }
+}
+
+fn reader(crew: &Crew) -> Result<&Addr<ConversationReader>, LaunchError> {
+    match &crew.front {
+        Front::Conversation(reader) => Ok(reader),
+        Front::Terminal(_) => Err(LaunchError::Unusable("a terminal has no conversation".to_owned())),
+    }
+}
+
+async fn attached_is_live(run: &RunContext, attached: &Attached) -> Result<(), StoreError> {
     if attached.began_anew {
         let reason = "the conversation could not be resumed, its thread has no rollout; a new one was begun";
         run.events.tell("attention", &json!({ "reason": reason }));
     }
+    went_live(run, |of_run| {
+        of_run.thread_id = Some(attached.thread_id.clone());
+        of_run.model = attached.model.clone();
+        if let (Some(agent), Some(version)) = (&mut of_run.agent, &attached.version) {
+            agent.version = version.clone();
+        }
+    })
+    .await
+}
+
+/// Puts on record that the agent can be met, and that there is work to keep from here on.
+pub(super) async fn went_live(run: &RunContext, with: impl FnOnce(&mut RunRecord)) -> Result<(), StoreError> {
+    run.ledger.edit(|record| {
+        let Some(of_run) = &mut record.run else { return };
+        with(of_run);
+        of_run.was_live = true;
+    });
     run.ledger.save().await?;
     run.did(Deed::WentLive);
     Ok(())
@@ -442,9 +333,10 @@ pub(super) async fn went_live(run: &RunContext, attached: &Attached) -> Result<(
 pub(super) async fn attach_again(run: RunContext, crew: Crew) -> Result<(), String> {
     let over = Over::Socket(run.host.socket_path(&run.dir));
     let attach = Attach { over, plan: ThreadPlan::of(&run) };
-    let attached = crew.reader.send(attach).await.map_err(|_| "the reader died".to_owned())?;
+    let reader = reader(&crew).map_err(|problem| problem.to_string())?;
+    let attached = reader.send(attach).await.map_err(|_| "the reader died".to_owned())?;
     let attached = attached.map_err(|problem| problem.to_string())?;
-    went_live(&run, &attached).await.map_err(|problem| problem.to_string())
+    attached_is_live(&run, &attached).await.map_err(|problem| problem.to_string())
 }
 
 async fn ask<T>(

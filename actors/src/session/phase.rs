@@ -31,6 +31,15 @@ pub enum EndState {
 }
 
 impl EndState {
+    /// The name as the API writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+
     /// What a snapshot's row says (T-172, T-173).
     pub fn on_snapshot(self) -> &'static str {
         match self {
@@ -98,6 +107,8 @@ pub enum Request {
     Interrupt,
     /// An answer to an approval.
     Answer,
+    /// A seat before the terminal.
+    Terminal,
     /// Another model or effort.
     ChangeModel,
     /// The end of the run.
@@ -125,19 +136,20 @@ pub enum Refusal {
 impl Phase {
     /// Accepts or refuses.
     pub fn accepts(self, request: Request) -> Result<(), Refusal> {
-        use Request::{Answer, ChangeModel, Delete, Interrupt, Resume, Stop, Turn};
+        use Request::{Answer, ChangeModel, Delete, Interrupt, Resume, Stop, Terminal, Turn};
         match (self, request) {
-            (Self::Live, Turn | Interrupt | Answer | ChangeModel) => Ok(()),
+            (Self::Live, Turn | Interrupt | Answer | Terminal | ChangeModel) => Ok(()),
             (Self::Starting | Self::Live, Stop) => Ok(()),
             // Asked for again, a stop is answered as what it is: under way.
             (Self::Stopping, Stop) => Ok(()),
             // A lost session can be stopped again: its teardown tries the unfinished steps once more.
             (Self::Lost, Stop) => Ok(()),
             (Self::Ended, Resume | Delete) => Ok(()),
-            (Self::Starting, Turn | Interrupt | Answer | ChangeModel) => Err(Refusal::Starting),
-            (Self::Ended | Self::Lost | Self::Stopping, Turn | Interrupt | Answer | ChangeModel) => {
-                Err(Refusal::Ended)
-            }
+            (Self::Starting, Turn | Interrupt | Answer | Terminal | ChangeModel) => Err(Refusal::Starting),
+            (
+                Self::Ended | Self::Lost | Self::Stopping,
+                Turn | Interrupt | Answer | Terminal | ChangeModel,
+            ) => Err(Refusal::Ended),
             (Self::Ended, Stop) => Err(Refusal::Ended),
             (Self::Starting, Resume | Delete) => Err(Refusal::Live("starting")),
             (Self::Live, Resume | Delete) => Err(Refusal::Live("running")),
@@ -151,10 +163,11 @@ impl Phase {
 mod tests {
     use super::*;
 
-    const REQUESTS: [Request; 7] = [
+    const REQUESTS: [Request; 8] = [
         Request::Turn,
         Request::Interrupt,
         Request::Answer,
+        Request::Terminal,
         Request::ChangeModel,
         Request::Stop,
         Request::Resume,

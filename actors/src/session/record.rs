@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use optio_codex_protocol::config::SessionConfig;
+use optio_codex_protocol::config::{Mode, SessionConfig};
 use optio_host::AgentIdentity;
 use optio_store::{Holder, RecordRow, RunId, SeedId, SessionId, SnapshotId, SnapshotRow, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::approvals::Approval;
+use super::log::LogRecord;
 use super::phase::{EndState, Phase, State};
 use crate::cred_watcher::Baseline;
 use crate::process::Transport;
 use crate::teardown::{Outcome, Progress, Step, StopStyle};
+use crate::terminal::TerminalRecord;
 
 /// Everything on record of a session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -81,8 +83,11 @@ pub struct RunRecord {
     pub lease_lost: bool,
     /// The agent, once it was started.
     pub agent: Option<AgentRecord>,
-    /// How the app-server is reached.
+    /// How the agent is reached.
     pub transport: Option<Transport>,
+    /// Where its terminal is, if it has one.
+    #[serde(default)]
+    pub terminal: Option<TerminalRecord>,
     /// The Codex thread.
     pub thread_id: Option<String>,
     /// The model the thread said it has.
@@ -97,9 +102,15 @@ pub struct RunRecord {
     pub resumed_from: Option<SnapshotId>,
     /// The thread that snapshot said to resume.
     pub resume_thread: Option<String>,
+    /// The operator's hook was told of the run's beginning, and is yet to be told of its end.
+    #[serde(default)]
+    pub after_execute_is_due: bool,
     /// The session's newest snapshot when the run began: a newest one with another id is this run's own.
     #[serde(default)]
     pub newest_before: NewestBefore,
+    /// The agent's own log.
+    #[serde(default)]
+    pub log: LogRecord,
 }
 
 /// Which snapshot was a session's newest when a run of it began.
@@ -183,8 +194,11 @@ impl SessionRecord {
 
     /// The state the outside sees.
     pub fn state(&self) -> State {
-        let turn_runs = self.run.as_ref().is_some_and(|run| run.turn.is_some());
-        State::derive(self.phase, turn_runs, self.approvals.iter().any(Approval::is_pending))
+        // What codex does behind its own screen is known to nobody: it works until it ends.
+        let turn_runs =
+            self.config.mode() == Mode::Terminal || self.run.as_ref().is_some_and(|run| run.turn.is_some());
+        let called = self.run.as_ref().is_some_and(|run| run.log.attention.is_some());
+        State::derive(self.phase, turn_runs, called || self.approvals.iter().any(Approval::is_pending))
     }
 
     /// Nothing is left to do for it.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix::prelude::*;
+use optio_codex_protocol::config::Mode;
 use optio_host::{AgentState, ExitStatus};
 use optio_store::{Renewal, StoreError};
 use serde_json::json;
@@ -10,16 +11,18 @@ use tracing::{info, warn};
 
 use super::RunContext;
 use super::Session;
-use super::children::Crew;
+use super::children::{Crew, Front};
 use super::crew::watched;
 use super::end::Cause;
-use super::launch::attach_again;
+use super::launch::{attach_again, went_live};
 use super::phase::Phase;
 use super::record::AgentRecord;
+use super::verdict::of_agents_end;
 use crate::cred_watcher::WatchLogin;
 use crate::host_link::Connect;
 use crate::lease_renewer::unnoted_lease;
 use crate::process::{AdoptAgent, Transport};
+use crate::teardown::StopStyle;
 
 /// What was found of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +67,7 @@ async fn look(run: RunContext, crew: Crew) -> Found {
     // An agent on our pipes read end-of-file when the earlier process went.
     let state = match transport {
         Some(Transport::Stdio) => Ok(AgentState::Absent),
-        Some(Transport::Unix) | None => run.host.guard_state(&run.dir).await,
+        Some(Transport::Unix | Transport::Terminal) | None => run.host.guard_state(&run.dir).await,
     };
     match state {
         Ok(AgentState::Running(identity)) => {
@@ -74,7 +77,13 @@ async fn look(run: RunContext, crew: Crew) -> Found {
             adopt(&run, &crew, identity).await
         }
         Ok(AgentState::Exited { status, by_guard, .. }) => {
-            Found::Over(ended_meanwhile(phase, Some(status), by_guard))
+            let mode = run.ledger.read(|record| record.config.mode());
+            let by_itself =
+                (phase == Phase::Live && !by_guard).then(|| of_agents_end(mode, status, None)).flatten();
+            Found::Over(match by_itself {
+                Some((outcome, reason)) => Cause { outcome, reason, style: StopStyle::Graceful },
+                None => ended_meanwhile(phase, Some(status), by_guard),
+            })
         }
         Ok(AgentState::Absent) => Found::Over(ended_meanwhile(phase, None, false)),
         Err(problem) => Found::Over(Cause::failed(format!("the agent's state cannot be read: {problem}"))),
@@ -128,8 +137,12 @@ async fn find_lost_lease(run: &RunContext) -> Result<(), StoreError> {
 
 async fn adopt(run: &RunContext, crew: &Crew, identity: optio_host::AgentIdentity) -> Found {
     run.ledger.edit(|record| {
+        let mode = record.config.mode();
         if let Some(of_run) = &mut record.run {
-            of_run.transport = Some(Transport::Unix);
+            of_run.transport.get_or_insert(match mode {
+                Mode::Conversation => Transport::Unix,
+                Mode::Terminal => Transport::Terminal,
+            });
             of_run.agent.get_or_insert(AgentRecord { identity, version: String::new() });
         }
     });
@@ -141,7 +154,11 @@ async fn adopt(run: &RunContext, crew: &Crew, identity: optio_host::AgentIdentit
     if known.is_err() {
         return Found::Over(Cause::failed("the process actor died"));
     }
-    match attach_again(run.clone(), crew.clone()).await {
+    let met = match &crew.front {
+        Front::Conversation(_) => attach_again(run.clone(), crew.clone()).await,
+        Front::Terminal(_) => went_live(run, |_| {}).await.map_err(|problem| problem.to_string()),
+    };
+    match met {
         Ok(()) => Found::Adopted,
         Err(problem) => {
             Found::Over(Cause::failed(format!("the agent lives, but cannot be attached: {problem}")))
@@ -170,13 +187,15 @@ impl Session {
                 self.run.did(crate::trace::Deed::AgentStarted);
                 self.save(ctx);
                 self.publish();
+                self.finish_what_was_said(ctx);
+                self.tell_answers(ctx);
             }
             Found::Ending => self.walk(ctx),
             Found::Over(cause) if self.phase() == Phase::Stopping => {
                 info!(parent: &self.span, reason = cause.reason, "run is being stopped already");
                 self.walk(ctx);
             }
-            Found::Over(cause) => self.end(cause, ctx),
+            Found::Over(cause) => self.end_after_last_lines(None, cause, ctx),
             Found::LeaseLost(why) => {
                 self.lease_is_lost(&why, ctx);
                 self.walk(ctx);

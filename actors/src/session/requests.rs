@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 
 use actix::prelude::*;
 use jiff::Timestamp;
-use optio_store::ApprovalId;
+use optio_codex_protocol::requests::Input;
+use optio_store::{ApprovalId, SessionId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::Instrument;
 
 use super::Session;
 use super::approvals::{Approval, ApprovalState, Decision};
-use super::children::{ChildView, observe_all};
+use super::children::{ChildView, Front, observe_all};
 use super::end::Cause;
 use super::phase::{EndState, Phase, Request};
 use super::status::SessionView;
-use crate::conversation::{self, Delivered, ReplyToAgent, SendMessage};
+use crate::conversation::{self, Delivered, DeliveredAs, ReplyToAgent, SendMessage};
 use crate::error::SessionError;
 use crate::teardown::StopStyle;
+use crate::terminal::{PressEscape, TakeSeat, Terminal, TerminalError, TypeText, TypingError, Viewer};
 
 /// How a message may travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -39,7 +41,7 @@ pub enum TurnMode {
 #[rtype(result = "Result<Delivered, SessionError>")]
 pub struct SendTurn {
     /// Its parts.
-    pub input: Vec<optio_codex_protocol::requests::Input>,
+    pub input: Vec<Input>,
     /// How it may travel.
     pub mode: TurnMode,
 }
@@ -52,9 +54,13 @@ impl Handler<SendTurn> for Session {
             let refused = SessionError::refused(self.id(), refusal);
             return Box::pin(async { Err(refused) });
         }
-        let reader = self.crew(ctx).reader;
-        let message = SendMessage { input: turn.input, mode: turn.mode };
+        self.attention_is_paid(ctx);
         let session = self.id().clone();
+        let reader = match self.crew(ctx).front {
+            Front::Conversation(reader) => reader,
+            Front::Terminal(terminal) => return Box::pin(typed(session, terminal, turn)),
+        };
+        let message = SendMessage { input: turn.input, mode: turn.mode };
         // Nothing of ours depends on this future: the reader does the work, and its death answers `Closed`.
         Box::pin(async move {
             match reader.send(message).await {
@@ -64,6 +70,41 @@ impl Handler<SendTurn> for Session {
                 }
             }
         })
+    }
+}
+
+/// Types a message into the terminal. What only a conversation can do is refused by name.
+async fn typed(
+    session: SessionId,
+    terminal: Addr<Terminal>,
+    turn: SendTurn,
+) -> Result<Delivered, SessionError> {
+    let invalid = |field, why: &str| Err(SessionError::Invalid { field, why: why.to_owned() });
+    if turn.mode != TurnMode::Auto {
+        return invalid("mode", "a terminal takes messages as \"auto\" only");
+    }
+    let mut text = String::new();
+    for part in &turn.input {
+        let Input::Text(part) = part else {
+            return invalid("input", "a terminal takes text only");
+        };
+        text.push_str(part);
+    }
+    let typed = terminal.send(TypeText(text)).await;
+    of_terminal(&session, typed)?;
+    Ok(Delivered { turn_id: None, delivered_as: DeliveredAs::Typed })
+}
+
+fn of_terminal(
+    id: &SessionId,
+    typed: Result<Result<(), TypingError>, MailboxError>,
+) -> Result<(), SessionError> {
+    match typed {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(problem)) => {
+            Err(SessionError::Agent { id: id.clone(), why: problem.to_string(), retryable: true })
+        }
+        Err(_) => Err(SessionError::agent_unreachable(id, "the terminal is being opened again")),
     }
 }
 
@@ -80,13 +121,53 @@ impl Handler<InterruptTurn> for Session {
             let refused = SessionError::refused(self.id(), refusal);
             return Box::pin(async { Err(refused) });
         }
-        let reader = self.crew(ctx).reader;
         let session = self.id().clone();
+        let reader = match self.crew(ctx).front {
+            Front::Conversation(reader) => reader,
+            Front::Terminal(terminal) => {
+                return Box::pin(async move {
+                    let pressed = terminal.send(PressEscape).await;
+                    of_terminal(&session, pressed)
+                });
+            }
+        };
         Box::pin(async move {
             match reader.send(conversation::Interrupt).await {
                 Ok(sent) => sent.map_err(|problem| SessionError::from_conversation(&session, problem)),
                 Err(_) => {
                     Err(SessionError::agent_unreachable(&session, "the conversation is being attached again"))
+                }
+            }
+        })
+    }
+}
+
+/// Seats somebody before the session's terminal.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Viewer, SessionError>")]
+pub struct OpenTerminal(pub TakeSeat);
+
+impl Handler<OpenTerminal> for Session {
+    type Result = ResponseFuture<Result<Viewer, SessionError>>;
+
+    fn handle(&mut self, OpenTerminal(seat): OpenTerminal, ctx: &mut Self::Context) -> Self::Result {
+        let session = self.id().clone();
+        let terminal = match self.phase().accepts(Request::Terminal) {
+            Err(refusal) => Err(SessionError::refused(&session, refusal)),
+            Ok(()) => match self.crew(ctx).front {
+                Front::Terminal(terminal) => Ok(terminal),
+                Front::Conversation(_) => Err(SessionError::NoTerminal { id: session.clone() }),
+            },
+        };
+        Box::pin(async move {
+            match terminal?.send(seat).await {
+                Ok(Ok(viewer)) => Ok(viewer),
+                Ok(Err(TerminalError::Full)) => Err(SessionError::TooManyViewers { id: session }),
+                Ok(Err(problem)) => {
+                    Err(SessionError::Agent { id: session, why: problem.to_string(), retryable: true })
+                }
+                Err(_) => {
+                    Err(SessionError::agent_unreachable(&session, "the terminal is being opened again"))
                 }
             }
         })
@@ -128,7 +209,7 @@ impl Handler<AnswerApproval> for Session {
             Ok(approval) => approval,
             Err(refused) => return Box::pin(async { Err(refused) }.into_actor(self)),
         };
-        let (ledger, reader) = (self.ledger.clone(), self.crew(ctx).reader);
+        let (ledger, front) = (self.ledger.clone(), self.crew(ctx).front);
         // On record first: a service that dies now must not ask a second time and take another answer.
         let saving = async move { ledger.save().await };
         Box::pin(saving.instrument(self.span.clone()).into_actor(self).map(move |saved, session, _| {
@@ -137,7 +218,9 @@ impl Handler<AnswerApproval> for Session {
                 session.reopen(&approval.id);
                 return Err(problem.into());
             }
-            reader.do_send(ReplyToAgent { request: approval.request.clone(), decision: answer.decision });
+            if let Front::Conversation(reader) = front {
+                reader.do_send(ReplyToAgent { request: approval.request.clone(), decision: answer.decision });
+            }
             session.events.tell("approval.resolved", &json!({ "approval": approval }));
             session.publish();
             Ok(approval)

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use optio_codex_protocol::config::Mode;
-use optio_store::{ApprovalId, Holder, RunId, SeedId, SessionId, SnapshotId};
+use optio_store::{Holder, RunId, SeedId, SessionId, SnapshotId};
 use serde::Serialize;
 
+use super::log::Progress;
 use super::phase::{EndState, State};
 use super::record::{SessionRecord, StepRecord};
 
@@ -37,6 +38,8 @@ pub struct SessionView {
     pub run: Option<RunView>,
     /// What it waits for.
     pub waiting: Vec<WaitingFor>,
+    /// How far the agent is, as it says itself.
+    pub progress: Option<Progress>,
     /// Its teardown, step by step; empty until it begins.
     pub teardown: Vec<StepView>,
     /// There is a snapshot to resume from.
@@ -93,10 +96,13 @@ pub struct LeaseView {
 pub struct WaitingFor {
     /// What kind of thing.
     pub kind: &'static str,
-    /// Which.
-    pub id: ApprovalId,
+    /// Which: an approval's id, or the name of a call for a person.
+    pub id: String,
     /// Since when.
     pub since: Timestamp,
+    /// What for, where the agent said it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A teardown step as the API shows it.
@@ -134,7 +140,19 @@ impl From<&StepRecord> for StepView {
 impl SessionView {
     /// Shows a record; `last_event` is the newest number of its journal.
     pub fn of(record: &SessionRecord, last_event: u64) -> Self {
-        let waiting = record.approvals.iter().filter(|a| a.is_pending());
+        let approvals = record.approvals.iter().filter(|a| a.is_pending()).map(|a| WaitingFor {
+            kind: "approval",
+            id: a.id.to_string(),
+            since: a.asked_at,
+            reason: None,
+        });
+        let log = record.run.as_ref().map(|run| &run.log);
+        let attention = log.and_then(|log| log.attention.as_ref()).map(|attention| WaitingFor {
+            kind: "attention",
+            id: attention.id.clone(),
+            since: attention.since,
+            reason: Some(attention.reason.clone()),
+        });
         Self {
             id: record.id.clone(),
             name: record.name.clone(),
@@ -150,9 +168,8 @@ impl SessionView {
             created_at: record.created_at,
             updated_at: record.updated_at,
             run: RunView::of(record),
-            waiting: waiting
-                .map(|a| WaitingFor { kind: "approval", id: a.id.clone(), since: a.asked_at })
-                .collect(),
+            waiting: approvals.chain(attention).collect(),
+            progress: log.and_then(|log| log.progress.clone()),
             teardown: record.teardown.iter().map(StepView::from).collect(),
             has_snapshot: record.has_snapshot,
             workdir_kept: record.workdir_kept.clone(),

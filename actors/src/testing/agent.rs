@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 pub use logins::CODE;
 use server::Server;
 
+use super::terminal::Terminals;
+
 /// How agents that are started from now on behave.
 #[derive(Debug, Clone, Default)]
 pub struct Behaviour {
@@ -42,7 +44,7 @@ pub struct Behaviour {
 #[derive(Clone, Default)]
 pub struct FakeAgents(Arc<Mutex<Inner>>);
 
-struct Inner {
+pub(super) struct Inner {
     behaviour: Behaviour,
     /// Cancelled when the service that talks to the agents dies.
     clients: CancellationToken,
@@ -50,6 +52,7 @@ struct Inner {
     newest: BTreeMap<String, Bytes>,
     logins: Vec<logins::Waiting>,
     requests: Vec<(String, Value)>,
+    pub(super) terminals: Terminals,
 }
 
 impl Default for Inner {
@@ -61,6 +64,7 @@ impl Default for Inner {
             newest: BTreeMap::new(),
             logins: Vec::new(),
             requests: Vec::new(),
+            terminals: Terminals::default(),
         }
     }
 }
@@ -101,12 +105,15 @@ impl FakeAgents {
         next
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Plays one program of a host.
     pub async fn play(self, mut launch: FakeLaunch) -> ExitStatus {
+        if let Some(status) = self.play_terminal(&mut launch).await {
+            return status;
+        }
         let (behaviour, clients) = {
             let inner = self.lock();
             (inner.behaviour.clone(), inner.clients.clone())
@@ -115,6 +122,9 @@ impl FakeAgents {
         launch.leave_behind(behaviour.leaves_behind);
         if let Some(words) = &behaviour.dies_saying {
             return die(&mut launch, words, ExitStatus::Code(1)).await;
+        }
+        if launch.argv.iter().any(|word| word == "--ask-for-approval") {
+            return self.play_screen(&launch, &mut signals, behaviour.ignores_term).await;
         }
         let socket = launch.argv.iter().find_map(|word| word.strip_prefix("unix://").map(PathBuf::from));
         let piped = socket.is_none();

@@ -32,7 +32,7 @@ use jiff::Timestamp;
 use optio_codex_protocol::auth;
 use optio_codex_protocol::probe::{self, Heard};
 use optio_codex_protocol::{argv, workdir};
-use optio_host::{CodexBinary, EnvPlan, GuardSpec, HostError};
+use optio_host::{CodexBinary, EnvPlan, GuardSpec, HostError, Stage};
 use optio_oauth::{RefreshAnswer, Verdict, judge};
 use optio_store::{SeedFiles, SeedVersion};
 use tokio::time::{sleep, timeout};
@@ -180,6 +180,7 @@ impl<'a> Probe<'a> {
             run_mark: format!("probe-{}", Uuid::new_v4().simple()),
             term_after: LEASED_TERM_AFTER,
             kill_after: LEASED_KILL_AFTER,
+            stage: Stage::Headless,
         }
     }
 

@@ -24,6 +24,7 @@ pub use values::{
     ToolVerbosity, Transport,
 };
 
+use crate::agents_md::{BrowserMode, KeywordFeatures};
 use crate::workdir;
 
 /// A session's configuration. Once made it never changes, so a rule that held when it was made holds for ever
@@ -37,6 +38,8 @@ pub struct SessionConfig {
     instructions: String,
     transport: Transport,
     host_protocol: bool,
+    client_messages: bool,
+    caller_messages: bool,
     auto_start: bool,
     supports_resume: bool,
     seed: Option<SeedChoice>,
@@ -115,6 +118,8 @@ impl SessionConfig {
             ("instructions", json!(self.instructions)),
             ("transport", json!(self.transport.as_str())),
             ("host_protocol", json!(self.host_protocol)),
+            ("client_messages", json!(self.client_messages)),
+            ("caller_messages", json!(self.caller_messages)),
             ("auto_start", json!(self.auto_start)),
             ("supports_resume", json!(self.supports_resume)),
             ("seed", json!(seed)),
@@ -177,6 +182,16 @@ impl SessionConfig {
     /// conversation does not.
     pub fn host_protocol(&self) -> bool {
         self.host_protocol
+    }
+
+    /// Gives the keywords that are in force in the log. AGENTS.md and the reader of the log both take this value (S-159,
+    /// S-161).
+    pub fn keyword_features(&self) -> KeywordFeatures {
+        KeywordFeatures {
+            browser: BrowserMode::Redirect,
+            client_messages: self.host_protocol && self.client_messages,
+            caller_messages: self.host_protocol && self.caller_messages,
+        }
     }
 
     /// Says whether a fresh launch starts on its task by itself (S-021).

@@ -8,7 +8,7 @@
 //! [`argv`] (the same as command line and environment), [`agents_md`] (the same in words, for the agent). What lies on
 //! the host: [`workdir`] (where), [`auth`] (the login: whose, and is it new), [`config_toml`] (edits that touch nothing
 //! else). What Codex says: [`rpc`] (the envelope), then [`requests`], [`turns`], [`events`] and [`rollout`];
-//! [`device_login`] is a conversation of its own, and [`probe`] a single question.
+//! [`keywords`] (the agent's log) and [`device_login`] are conversations of their own, and [`probe`] is a single question.
 
 pub mod agents_md;
 pub mod answers;
@@ -18,6 +18,7 @@ pub mod config;
 pub mod config_toml;
 pub mod device_login;
 pub mod events;
+pub mod keywords;
 pub mod messages;
 pub mod models;
 pub mod probe;

@@ -34,6 +34,7 @@
 mod archived;
 mod guarded;
 mod programs;
+mod pty;
 mod tree;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -55,8 +56,8 @@ use self::tree::{Node, Tree};
 use crate::error::{HostError, Result};
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, EnvPlan, Excludes,
-    ExitStatus, FileInfo, GuardSpec, Host, OUTPUT_LIMIT, Output, RelPath, Signal, Spawned, TaskDir, TaskId,
-    Watch, archive,
+    ExitStatus, FileInfo, FilePart, GuardSpec, Host, OUTPUT_LIMIT, Output, Pty, RelPath, Signal, Size,
+    Spawned, TaskDir, TaskId, Watch, archive,
 };
 
 /// Home directory of the fake's user.
@@ -317,9 +318,21 @@ impl Host for FakeHost {
         })
     }
 
+    async fn open_pty(&self, command: Command, size: Size) -> Result<Pty> {
+        self.enter(format!("open_pty {}", command.argv.join(" "))).await;
+        let (process, pipes) = self.start(FakeStart::Pty(size), &command)?;
+        self.state().agents.push(Arc::clone(&process));
+        Ok(pty::of(KillOnDrop(process), pipes.stdin, pipes.stdout))
+    }
+
     async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes> {
         self.enter(format!("read {}", path.as_str())).await;
         self.state().tree.read(dir, path, limit)
+    }
+
+    async fn read_from(&self, dir: &TaskDir, path: &RelPath, offset: u64, limit: usize) -> Result<FilePart> {
+        self.enter(format!("read_from {} {offset}", path.as_str())).await;
+        self.state().tree.read_from(dir, path, offset, limit)
     }
 
     async fn write(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes, mode: u32) -> Result<()> {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::error::{HostError, Result};
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
-    GuardSpec, Host, Output, RelPath, Signal, Spawned, TaskDir, TaskId, Watch,
+    FilePart, GuardSpec, Host, Output, Pty, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
 };
 
 /// What a fault does to the call it meets.
@@ -37,7 +37,9 @@ pub enum HostOp {
     Cleanup,
     Run,
     Spawn,
+    OpenPty,
     Read,
+    ReadFrom,
     Write,
     Append,
     Rename,
@@ -158,12 +160,20 @@ impl Host for FaultyHost {
         self.meet(HostOp::Run, self.inner.run(command)).await
     }
 
+    async fn open_pty(&self, command: Command, size: Size) -> Result<Pty> {
+        self.meet(HostOp::OpenPty, self.inner.open_pty(command, size)).await
+    }
+
     async fn spawn(&self, command: Command) -> Result<Spawned> {
         self.meet(HostOp::Spawn, self.inner.spawn(command)).await
     }
 
     async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes> {
         self.meet(HostOp::Read, self.inner.read(dir, path, limit)).await
+    }
+
+    async fn read_from(&self, dir: &TaskDir, path: &RelPath, offset: u64, limit: usize) -> Result<FilePart> {
+        self.meet(HostOp::ReadFrom, self.inner.read_from(dir, path, offset, limit)).await
     }
 
     async fn write(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes, mode: u32) -> Result<()> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{Command, EnvPlan, ExitStatus, Host, HostError, Output, RelPath, Result, TaskDir};
+use crate::{Command, EnvPlan, ExitStatus, Host, HostError, Output, RelPath, Result, TaskDir, tmux};
 
 /// The script; written into each task directory at each start, so a host never runs one of another version.
 const SCRIPT: &str = include_str!("guard/guard.sh");
@@ -45,6 +45,37 @@ pub struct GuardSpec {
     pub term_after: Duration,
     /// Heartbeat age at which the guard sends SIGKILL; 55 s under a lease.
     pub kill_after: Duration,
+    /// Where it runs.
+    pub stage: Stage,
+}
+
+/// Where a guarded agent runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Without a terminal: it reads nothing, and what it writes is kept as its last words.
+    Headless,
+    /// On a terminal that is there whether or not anybody looks at it (see [`crate::tmux`]).
+    Terminal(Terminal),
+}
+
+/// A terminal for an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terminal {
+    /// The tmux program.
+    pub tmux: PathBuf,
+    /// The socket of a server that has this agent and nobody else (S-260, S-261).
+    pub socket: PathBuf,
+    /// Its size until somebody looks at it.
+    pub size: Size,
+}
+
+/// The size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Size {
+    /// Characters in a row.
+    pub columns: u16,
+    /// Rows.
+    pub rows: u16,
 }
 
 /// Who a process is: its pid may be given to another process later, pid and start time may not.
@@ -87,7 +118,7 @@ pub enum Signal {
 
 /// [`Host::guard_start`] on the other primitives of a host.
 pub async fn start(host: &dyn Host, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
-    let launch = launch::file(&spec)?;
+    let launch = launch::file(&spec, &dir.path().join("guard"))?;
     let run = format!("{} {} {}\n", spec.run_mark, hundredths(spec.term_after), hundredths(spec.kill_after));
     // Before anything is overwritten: these files belong to an agent that may be alive.
     if let AgentState::Running(agent) = state(host, dir).await? {
@@ -95,6 +126,14 @@ pub async fn start(host: &dyn Host, dir: &TaskDir, spec: GuardSpec) -> Result<Ag
     }
     host.write(dir, &file("guard.sh")?, Bytes::from_static(SCRIPT.as_bytes()), 0o600).await?;
     host.write(dir, &file("run")?, run.into(), 0o600).await?;
+    match launch::pane_file(&spec)? {
+        Some(pane) => {
+            host.write(dir, &file("pane")?, pane, 0o600).await?;
+            host.write(dir, &file("tmux.conf")?, Bytes::from_static(tmux::SETTINGS.as_bytes()), 0o600)
+                .await?;
+        }
+        None => host.remove(dir, &file("pane")?).await?,
+    }
     beat(host, dir).await?;
     host.write(dir, &file("launch")?, launch, 0o600).await?;
     let answer = verb(host, dir, "start", &[], VERB_LIMIT).await;

@@ -4,7 +4,8 @@
 //! a machine behind SSH by the same trait. Code above this trait never asks which of them it has.
 //!
 //! Reading order: [`TaskDir`] (where one session's files live), [`Host`] (what can be done there), [`guard`] (how an
-//! agent outlives the service and still never outlives its lease), [`archive`] (snapshots of a workdir).
+//! agent outlives the service and still never outlives its lease), [`tmux`] and [`terminal`] (an agent that people look
+//! at), [`archive`] (snapshots of a workdir).
 
 pub mod archive;
 mod codex_binary;
@@ -13,6 +14,9 @@ mod error;
 pub mod guard;
 mod local;
 mod task_dir;
+pub mod terminal;
+pub mod tmux;
+pub mod ttyd;
 mod watch;
 
 #[cfg(feature = "testsuite")]
@@ -34,9 +38,10 @@ pub use archive::{Codec, Excludes};
 pub use codex_binary::CodexBinary;
 pub use command::{Command, DEFAULT_LIMIT, EnvPlan, OUTPUT_LIMIT, Output};
 pub use error::{HostError, Result};
-pub use guard::{AgentIdentity, AgentState, GuardSpec, Signal};
+pub use guard::{AgentIdentity, AgentState, GuardSpec, Signal, Size, Stage, Terminal};
 pub use local::{LocalHost, LocalHostConfig};
 pub use task_dir::{RelPath, TaskDir, TaskId};
+pub use terminal::Pty;
 pub use watch::Watch;
 
 /// A chunked byte stream; chunks are at most [`archive::CHUNK`] bytes. Dropping it stops whatever produces it.
@@ -112,6 +117,17 @@ pub struct FileInfo {
     pub mode: u32,
 }
 
+/// A part of a file that grows, as [`Host::read_from`] found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilePart {
+    /// The bytes from the offset on; fewer than the limit only at the file's present end.
+    pub bytes: Bytes,
+    /// The file's whole length. Shorter than what was read before, it was cut.
+    pub len: u64,
+    /// Tells this file from one that took its place under the same name. Means nothing else.
+    pub identity: String,
+}
+
 /// A machine on which sessions live.
 ///
 /// Contracts that every implementation keeps, and that [`suite`] checks:
@@ -153,9 +169,18 @@ pub trait Host: Send + Sync + 'static {
     /// Starts a program with three pipes, in a process group of its own (S-087).
     async fn spawn(&self, command: Command) -> Result<Spawned>;
 
+    /// Starts a program on a terminal of its own, of this size; the command's own standard input is not used. Dropping
+    /// the answer's input kills the program.
+    async fn open_pty(&self, command: Command, size: Size) -> Result<Pty>;
+
     /// Reads a whole regular file of at most `limit` bytes; a longer one is [`HostError::TooLarge`] before anything
     /// is read (S-107). A missing one is [`HostError::NotFound`].
     async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes>;
+
+    /// Reads at most `limit` bytes of a regular file, from `offset` on; past its end there are none. For following a file
+    /// that somebody else appends to, cuts or replaces: length and identity say so. A missing one is
+    /// [`HostError::NotFound`].
+    async fn read_from(&self, dir: &TaskDir, path: &RelPath, offset: u64, limit: usize) -> Result<FilePart>;
 
     /// Replaces (or makes) a file with these bytes and permission bits, by a unique temporary sibling and a rename.
     /// Missing parents are made 0700.

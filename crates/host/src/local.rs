@@ -4,6 +4,7 @@ mod beneath;
 mod files;
 mod find_codex;
 mod programs;
+mod ptys;
 mod roots;
 mod tree;
 mod watching;
@@ -23,7 +24,8 @@ use self::watching::Watcher;
 use crate::error::{HostError, Result};
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
-    GuardSpec, Host, Output, RelPath, Signal, Spawned, TaskDir, TaskId, Watch, archive, guard,
+    FilePart, GuardSpec, Host, Output, Pty, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch, archive,
+    guard,
 };
 
 /// File operations under way at once, over all sessions of this host. They are short; more of them would only queue
@@ -202,8 +204,16 @@ impl Host for LocalHost {
         programs::spawn(command, &self.home).await
     }
 
+    async fn open_pty(&self, command: Command, size: Size) -> Result<Pty> {
+        ptys::open(command, size, &self.home)
+    }
+
     async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes> {
         self.on_path("read", dir, path, move |task, path| files::read(task, path, limit)).await
+    }
+
+    async fn read_from(&self, dir: &TaskDir, path: &RelPath, offset: u64, limit: usize) -> Result<FilePart> {
+        self.on_path("read", dir, path, move |task, path| files::read_from(task, path, offset, limit)).await
     }
 
     async fn write(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes, mode: u32) -> Result<()> {

@@ -36,6 +36,8 @@ macro_rules! host_suite {
         a_reader_never_sees_a_part_of_a_write
         a_file_beyond_the_limit_is_not_read
         what_is_missing_is_not_found
+        a_growing_file_is_read_from_where_one_stopped
+        a_cut_or_replaced_file_shows_it
         a_link_on_the_way_is_never_followed
         a_link_at_the_end_is_never_followed
         a_directory_is_no_file

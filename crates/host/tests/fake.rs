@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use optio_host::fake::{FakeHost, FakeLaunch, FakeStart};
 use optio_host::{
-    AgentState, CodexBinary, Command, Dial, EnvPlan, ExitStatus, GuardSpec, Host, HostError, Signal, TaskDir,
-    TaskId,
+    AgentState, CodexBinary, Command, Dial, EnvPlan, ExitStatus, GuardSpec, Host, HostError, Signal, Stage,
+    TaskDir, TaskId,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -27,6 +27,7 @@ fn under_lease(dir: &TaskDir) -> GuardSpec {
         run_mark: "run-1".into(),
         term_after: Duration::from_secs(45),
         kill_after: Duration::from_secs(55),
+        stage: Stage::Headless,
     }
 }
 

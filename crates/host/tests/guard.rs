@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use optio_host::{
     AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, Host, HostError, LocalHost, LocalHostConfig,
-    Signal, TaskDir, TaskId,
+    Signal, Stage, TaskDir, TaskId,
 };
 
 /// Longer than any test takes: no heartbeat is needed.
@@ -43,6 +43,7 @@ impl Room {
             run_mark: format!("run-{}", uuid::Uuid::new_v4()),
             term_after: NEVER,
             kill_after: NEVER,
+            stage: Stage::Headless,
         }
     }
 

@@ -7,6 +7,7 @@
 //!   optio.db      SQLite, WAL, synchronous=FULL: every row, every lease
 //!   blobs/        logins (sealed whole) and snapshots (sealed as streams), one file each
 //!   spool/        rotated logins on their way into the store, one file each
+//!   deliverables/ what agents handed over, one directory for each session
 //! ```
 //!
 //! SQLite belongs to one thread of its own with a bounded queue, not to a mutex on the blocking pool: a lease renewal
@@ -17,7 +18,9 @@
 //! A blob is complete and durable before a row names it, and outlives the row that named it by [`BLOB_GRACE`].
 
 mod blobs;
+mod columns;
 mod db;
+mod doomed;
 mod health;
 mod leases;
 mod records;
@@ -32,6 +35,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::clock::millis;
+use crate::local::deliverables::DiskDeliverables;
 use crate::local::spool::DiskSpool;
 use crate::local::{FILES_AT_ONCE, key, lock, offload, private_dir};
 use crate::sealed::Sealer;
@@ -74,6 +78,7 @@ struct Core {
     db: Db,
     blobs: Blobs,
     spool: Arc<DiskSpool>,
+    deliverables: Arc<DiskDeliverables>,
     sealer: Sealer,
     clock: Arc<dyn Clock>,
     logins: Arc<Semaphore>,
@@ -96,11 +101,13 @@ impl Embedded {
         let connection = schema::open(&db_path, &sealer, &key_path)?;
         let blobs = Blobs::open(dir.join("blobs"))?;
         let spool = DiskSpool::open(dir, sealer.clone())?;
-        blobs.sweep_unknown(&seeds::blob_names(&connection)?)?;
+        let deliverables = DiskDeliverables::open(dir, sealer.clone())?;
+        blobs.sweep_unknown(&doomed::blob_names(&connection)?)?;
         let core = Core {
             db: Db::start(connection, lock)?,
             blobs,
             spool: Arc::new(spool),
+            deliverables: Arc::new(deliverables),
             sealer,
             clock: options.clock,
             logins: Arc::new(Semaphore::new(FILES_AT_ONCE)),
@@ -117,6 +124,7 @@ impl Embedded {
             snapshots: Arc::new(self.clone()),
             records: Arc::new(self.clone()),
             spool: self.core.spool.clone(),
+            deliverables: self.core.deliverables.clone(),
             journal,
             health: Arc::new(self.clone()),
         }
@@ -126,13 +134,13 @@ impl Embedded {
     /// minutes, and once after the start.
     pub async fn sweep(&self) -> Result<usize> {
         let before = self.now_ms() - i64::try_from(BLOB_GRACE.as_millis()).unwrap_or(i64::MAX);
-        let doomed = self.core.db.run("sweep", move |c| seeds::doomed_before(c, before)).await?;
+        let doomed = self.core.db.run("sweep", move |c| doomed::doomed_before(c, before)).await?;
         let mut deleted = 0;
         for name in doomed {
             let core = self.core.clone();
             let file = name.clone();
             self.login_work("sweep", move || core.blobs.remove(&file)).await?;
-            self.core.db.run("sweep", move |c| seeds::forget_doomed(c, &name)).await?;
+            self.core.db.run("sweep", move |c| doomed::forget_doomed(c, &name)).await?;
             deleted += 1;
         }
         Ok(deleted)

@@ -10,10 +10,10 @@ use futures_util::stream::BoxStream;
 
 use crate::embedded::OPERATION_LIMIT;
 use crate::{
-    Health, Holder, Inserted, Journal, JournalStream, Lease, Leases, NewSeed, NewSnapshot, Page, PageRequest,
-    RecordFilter, RecordRow, Records, Renewal, Result, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedRow,
-    SeedVersion, Seeds, SessionId, SnapshotId, SnapshotRow, SnapshotWriter, Snapshots, Spool, SpoolEntry,
-    SpoolId, Store, StoreError, StoreHealth, Want,
+    Deliverables, Health, Holder, Inserted, Journal, JournalStream, KeptFile, Lease, Leases, NewSeed,
+    NewSnapshot, Page, PageRequest, RecordFilter, RecordRow, Records, Renewal, Result, SaveOutcome,
+    SeedFiles, SeedId, SeedPatch, SeedRow, SeedVersion, Seeds, SessionId, SnapshotId, SnapshotRow,
+    SnapshotWriter, Snapshots, Spool, SpoolEntry, SpoolId, Store, StoreError, StoreHealth, Want,
 };
 
 /// An operation that can be made to fail.
@@ -48,6 +48,10 @@ pub enum StoreOp {
     PutSpool,
     ConfirmSpool,
     SpoolEntries,
+    KeepDeliverable,
+    ListDeliverables,
+    ReadDeliverable,
+    DeleteDeliverables,
     OpenJournal,
     DeleteJournal,
     CheckHealth,
@@ -102,6 +106,7 @@ impl FaultyStore {
             snapshots: Arc::new(self.clone()),
             records: Arc::new(self.clone()),
             spool: Arc::new(self.clone()),
+            deliverables: Arc::new(self.clone()),
             journal: Arc::new(self.clone()),
             health: Arc::new(self.clone()),
         }
@@ -309,6 +314,25 @@ impl Spool for FaultyStore {
 
     fn describe(&self, id: &SpoolId) -> String {
         self.inner.spool.describe(id)
+    }
+}
+
+#[async_trait]
+impl Deliverables for FaultyStore {
+    async fn keep(&self, session: &SessionId, path: &str, content: Bytes) -> Result<KeptFile> {
+        self.run(StoreOp::KeepDeliverable, self.inner.deliverables.keep(session, path, content)).await
+    }
+
+    async fn list(&self, session: &SessionId) -> Result<Vec<KeptFile>> {
+        self.run(StoreOp::ListDeliverables, self.inner.deliverables.list(session)).await
+    }
+
+    async fn read(&self, session: &SessionId, path: &str) -> Result<Option<(KeptFile, Bytes)>> {
+        self.run(StoreOp::ReadDeliverable, self.inner.deliverables.read(session, path)).await
+    }
+
+    async fn delete_all(&self, session: &SessionId) -> Result<()> {
+        self.run(StoreOp::DeleteDeliverables, self.inner.deliverables.delete_all(session)).await
     }
 }
 

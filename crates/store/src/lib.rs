@@ -1,9 +1,11 @@
-//! What outlives a session: logins and their leases, snapshots, session records, the credential spool, the journal.
+//! What outlives a session: logins and their leases, snapshots, session records, the credential spool, deliverables, the
+//! journal.
 //!
 //! One trait per concern; [`Store`] bundles one implementation of each. [`embedded`] is a directory on this machine,
 //! [`mongo`] a MongoDB that several services share, [`memory`] is for tests; all pass [`suite`]. Nothing here knows what an actor or a Codex message is.
 
 mod clock;
+mod deliverables;
 pub mod embedded;
 mod error;
 mod health;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 pub use clock::{Clock, SystemClock};
 #[cfg(feature = "testsuite")]
 pub use clock::{ManualClock, TokioClock};
+pub use deliverables::{Deliverables, KEPT_BYTES, KEPT_FILES, KEPT_LIMIT, KeptFile};
 pub use error::{Result, StoreError};
 pub use health::{Health, StoreHealth};
 pub use ids::{ApprovalId, Holder, LoginId, RunId, SeedId, SessionId, SnapshotId};
@@ -61,6 +64,8 @@ pub struct Store {
     pub records: Arc<dyn Records>,
     /// Rotated logins on this machine's disk, until the store has them.
     pub spool: Arc<dyn Spool>,
+    /// What agents handed over, on this machine's disk.
+    pub deliverables: Arc<dyn Deliverables>,
     /// Every session's ordered events.
     pub journal: Arc<dyn Journal>,
     /// Whether the rows above can be had now.

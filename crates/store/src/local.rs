@@ -1,5 +1,7 @@
-//! What a store keeps on this machine whatever its backend is: a private directory, its lock and key, the spool.
+//! What a store keeps on this machine whatever its backend is: a private directory, its lock and key, the spool,
+//! deliverables.
 
+pub(crate) mod deliverables;
 pub(crate) mod key;
 pub(crate) mod spool;
 

@@ -2,6 +2,7 @@
 //!
 //! Its clock is tokio's unless another one is given, so leases expire under `tokio::time::pause`.
 
+mod deliverables;
 mod inner;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::clock::{from_millis, millis};
-use crate::records::check_body;
+use crate::records::{check_body, readable};
 use crate::seed_archive::{self, hex};
 use crate::seeds::{check_metadata, check_pool, merge_metadata};
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     SeedStatus, SeedVersion, Seeds, SessionId, SnapshotId, SnapshotRow, SnapshotWriter, Snapshots, Spool,
     SpoolEntry, SpoolId, Store, StoreError, StoreHealth, TokioClock, Want,
 };
+use deliverables::MemoryDeliverables;
 use inner::{Login, Snapshot, State, matches};
 
 /// Largest piece that a snapshot's reader is given.
@@ -67,6 +69,7 @@ pub struct Logged {
 #[derive(Clone)]
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
+    deliverables: Arc<MemoryDeliverables>,
     clock: Arc<dyn Clock>,
     opened: Timestamp,
 }
@@ -79,7 +82,7 @@ impl MemoryStore {
 
     /// An empty store on this clock.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        Self { state: Arc::default(), opened: clock.now(), clock }
+        Self { state: Arc::default(), deliverables: Arc::default(), opened: clock.now(), clock }
     }
 
     /// This store with a journal beside it.
@@ -90,9 +93,15 @@ impl MemoryStore {
             snapshots: Arc::new(self.clone()),
             records: Arc::new(self.clone()),
             spool: Arc::new(self.clone()),
+            deliverables: self.deliverables.clone(),
             journal,
             health: Arc::new(self.clone()),
         }
+    }
+
+    /// Makes a session's record one that cannot be read, until it is written again.
+    pub fn damage_record(&self, session: &SessionId) {
+        self.lock().damaged_records.insert(session.clone());
     }
 
     /// Every change of a seed, in order.
@@ -435,12 +444,15 @@ impl Records for MemoryStore {
             return Err(StoreError::Conflict { what: "session record", id, why });
         }
         row.rev += 1;
-        *stored = row;
-        Ok(stored.rev)
+        let rev = row.rev;
+        *stored = row.clone();
+        state.damaged_records.remove(&row.id);
+        Ok(rev)
     }
 
     async fn get(&self, id: &SessionId) -> Result<Option<RecordRow>> {
-        Ok(self.lock().records.get(id).cloned())
+        let state = self.lock();
+        state.records.get(id).cloned().map(|row| state.opened(row)).transpose()
     }
 
     async fn list(&self, filter: &RecordFilter, page: &PageRequest) -> Result<Page<RecordRow>> {
@@ -448,17 +460,20 @@ impl Records for MemoryStore {
         let key = |row: &RecordRow| {
             (i64::try_from(row.created_at.as_nanosecond()).unwrap_or(i64::MAX), row.id.to_string())
         };
-        let mut rows: Vec<_> =
-            self.lock().records.values().filter(|row| matches(row, filter)).cloned().collect();
+        let state = self.lock();
+        let mut rows: Vec<_> = state.records.values().filter(|row| matches(row, filter)).cloned().collect();
         rows.retain(|row| before.as_ref().is_none_or(|before| key(row) < *before));
         rows.sort_by_key(|row| std::cmp::Reverse(key(row)));
-        Ok(Page::cut(rows, limit, key))
+        let page = Page::cut(rows, limit, key);
+        let data = readable(page.data.into_iter().map(|row| state.opened(row)));
+        Ok(Page { data, next_cursor: page.next_cursor })
     }
 
     async fn unfinished(&self) -> Result<Vec<RecordRow>> {
-        let mut rows: Vec<_> = self.lock().records.values().filter(|row| !row.finished).cloned().collect();
+        let state = self.lock();
+        let mut rows: Vec<_> = state.records.values().filter(|row| !row.finished).cloned().collect();
         rows.sort_by_key(|row| (row.created_at, row.id.clone()));
-        Ok(rows)
+        rows.into_iter().map(|row| state.opened(row)).collect()
     }
 
     async fn delete(&self, id: &SessionId) -> Result<()> {

@@ -11,7 +11,8 @@
 //! {prefix}_codex_sessions                    session records, one service's each; the bodies are sealed
 //! {prefix}_codex_session_keys                idempotency keys
 //!
-//! DIR/key, DIR/lock, DIR/spool/              this machine's own, whatever the store is
+//! DIR/key, DIR/lock, DIR/spool/, DIR/deliverables/   this machine's own, whatever the store is
+//! DIR/store-key                              seals the archives, if they are sealed; the same in the whole fleet
 //! ```
 //!
 //! What is shared keeps Python's form: nothing is added to a snapshot's row, and what only we know of a seed lies under
@@ -25,12 +26,16 @@
 
 mod blobs;
 mod call;
+mod client;
 mod documents;
 mod gridfs;
 mod health;
+mod keys;
 mod leases;
 mod lineage;
+mod notes;
 mod records;
+mod sealed_files;
 mod seeds;
 mod snapshots;
 
@@ -41,19 +46,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mongodb::bson::{Bson, DateTime, Document, doc};
-use mongodb::options::{
-    Acknowledgment, ClientOptions, IndexOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
-};
+use mongodb::options::IndexOptions;
 use mongodb::{Client, Collection, Database, IndexModel};
 use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, millis};
 use crate::health::HealthNote;
+use crate::local::deliverables::DiskDeliverables;
 use crate::local::spool::DiskSpool;
 use crate::local::{FILES_AT_ONCE, invalid, key, lock, offload, private_dir, unavailable};
 use crate::sealed::Sealer;
 use crate::{Account, Holder, Journal, Result, Store, StoreError, seed_archive};
 use call::Tried;
+use keys::Keys;
 
 /// Longest wait for one operation; what takes longer is [`StoreError::TimedOut`], and whether it happened is unknown.
 /// Saving and importing a login, a dozen operations each, have three times as long; a commit of a snapshot has a second
@@ -61,13 +66,8 @@ use call::Tried;
 pub const OPERATION_LIMIT: Duration = Duration::from_secs(10);
 /// How long a blob stays after the document that named it names another, for whoever is reading it (T-056).
 pub const BLOB_GRACE: Duration = Duration::from_secs(10 * 60);
-/// How long the driver looks for a server. Shorter than [`OPERATION_LIMIT`], so that an outage has the driver's words
-/// for what is wrong.
-const SELECTION_LIMIT: Duration = Duration::from_secs(5);
 /// How long one look at whether the store works may take.
 const CHECK_LIMIT: Duration = Duration::from_secs(3);
-/// Connections to one server: more than there are operations at once with a few hundred sessions.
-const CONNECTIONS: u32 = 32;
 /// Ends the name of a collection of logins (T-001).
 const SEEDS: &str = "_codex_seeds";
 /// Ends the name of a collection of stored workdirs (T-159).
@@ -86,6 +86,13 @@ pub struct Options {
     pub snapshot_prefix: Option<String>,
     /// The key file; `DIR/key` if none is given. It is made when the directory is.
     pub key_file: Option<PathBuf>,
+    /// New logins and snapshots are sealed. What Python shares must not be: it has no use for them.
+    pub encrypt: bool,
+    /// The file of the key they are sealed with, the same for every service on the database; `DIR/store-key` if none is
+    /// given. It is made when it is needed and the database holds nothing sealed yet. Without `encrypt` it is for reading.
+    pub store_key: Option<PathBuf>,
+    /// Files of keys that were in use before, for reading.
+    pub old_store_keys: Vec<PathBuf>,
     /// Reads off a credential whose it is, for logins that Python stored.
     pub account_of: fn(&[u8]) -> Account,
     /// Longest wait for one operation.
@@ -104,6 +111,9 @@ impl Default for Options {
             seed_prefix: None,
             snapshot_prefix: None,
             key_file: None,
+            encrypt: false,
+            store_key: None,
+            old_store_keys: Vec::new(),
             account_of: seed_archive::account,
             limit: OPERATION_LIMIT,
             lock_wait: Duration::from_secs(2),
@@ -134,8 +144,12 @@ struct Core {
     snapshot_prefix: String,
     /// Whose records are ours: a digest of the key, since nobody without the key could read them.
     service: String,
+    /// For what is this service's own.
     sealer: Sealer,
+    /// For the archives, which are the fleet's.
+    archive_keys: Keys,
     spool: Arc<DiskSpool>,
+    deliverables: Arc<DiskDeliverables>,
     /// Holders of which an acquire had an unknown outcome (T-103).
     unsettled: Mutex<VecDeque<Holder>>,
     work: Arc<Semaphore>,
@@ -150,22 +164,26 @@ struct Core {
 struct Local {
     lock: File,
     sealer: Sealer,
+    archive_keys: Keys,
     service: String,
     spool: DiskSpool,
+    deliverables: DiskDeliverables,
 }
 
 impl Local {
-    fn open(dir: &Path, key_file: Option<PathBuf>, lock_wait: Duration) -> Result<Self> {
+    fn open(dir: &Path, options: &Options) -> Result<Self> {
         private_dir(dir)?;
-        let lock = lock(dir, lock_wait)?;
-        let key_path = key_file.unwrap_or_else(|| dir.join("key"));
+        let lock = lock(dir, options.lock_wait)?;
+        let key_path = options.key_file.clone().unwrap_or_else(|| dir.join("key"));
         let key = key::load(&key_path, !dir.join("spool").exists())?;
         let sealer = Sealer::new(&key);
         let spool = DiskSpool::open(dir, sealer.clone())?;
+        let deliverables = DiskDeliverables::open(dir, sealer.clone())?;
         let mut named = b"optio service of this key\0".to_vec();
         named.extend_from_slice(&key);
         let service = seed_archive::sha256_hex(&named)[..24].to_owned();
-        Ok(Self { lock, sealer, service, spool })
+        let archive_keys = Keys::load(dir, options)?;
+        Ok(Self { lock, sealer, archive_keys, service, spool, deliverables })
     }
 }
 
@@ -174,19 +192,18 @@ impl Mongo {
     ///
     /// Errors: [`StoreError::Invalid`] for a connection string that is none or names no database, for a prefix with odd
     /// characters, or when others may read the key file; [`StoreError::Unavailable`] when another service has the
-    /// directory open, or the server cannot be reached; [`StoreError::Damaged`] when the key is missing. None of them
+    /// directory open, or the server cannot be reached; [`StoreError::Damaged`] when a key is missing. None of them
     /// quotes the connection string, which may hold a password.
     pub async fn open(connection: &str, dir: &Path, options: Options) -> Result<Self> {
         let prefixes =
             [Some(&options.prefix), options.seed_prefix.as_ref(), options.snapshot_prefix.as_ref()];
         prefixes.into_iter().flatten().try_for_each(|prefix| check_prefix(prefix))?;
-        let (at, key_file, wait) = (dir.to_owned(), options.key_file, options.lock_wait);
+        let (at, given) = (dir.to_owned(), options.clone());
         let work = Arc::new(Semaphore::new(FILES_AT_ONCE));
-        let limit = OPERATION_LIMIT + wait;
-        let local =
-            offload(&work, "opening the store", limit, move || Local::open(&at, key_file, wait)).await?;
+        let limit = OPERATION_LIMIT + options.lock_wait;
+        let local = offload(&work, "opening the store", limit, move || Local::open(&at, &given)).await?;
 
-        let client_options = client_options(connection).await?;
+        let client_options = client::client_options(connection).await?;
         let database = options.database.or_else(|| client_options.default_database.clone());
         let why = "it must name a database, as in mongodb://host/name";
         let database = database.ok_or_else(|| invalid("connection string", why))?;
@@ -197,7 +214,7 @@ impl Mongo {
         let seed_prefix = options.seed_prefix.unwrap_or_else(|| own.clone());
         let snapshot_prefix = options.snapshot_prefix.unwrap_or_else(|| own.clone());
         let named = |prefix: &str, suffix: &str| db.collection::<Document>(&format!("{prefix}{suffix}"));
-        let core = Core {
+        let mut core = Core {
             seeds: named(&seed_prefix, SEEDS),
             claims: named(&seed_prefix, "_codex_lineage_claims"),
             snapshots: named(&snapshot_prefix, SNAPSHOTS),
@@ -211,7 +228,9 @@ impl Mongo {
             snapshot_prefix,
             service: local.service,
             sealer: local.sealer,
+            archive_keys: local.archive_keys,
             spool: Arc::new(local.spool),
+            deliverables: Arc::new(local.deliverables),
             unsettled: Mutex::default(),
             work,
             health: HealthNote::new(),
@@ -221,6 +240,7 @@ impl Mongo {
             _lock: local.lock,
         };
         core.limited("making the indexes", core.limit * 3, core.make_indexes()).await?;
+        core.settle_keys().await?;
         Ok(Self { core: Arc::new(core) })
     }
 
@@ -232,6 +252,7 @@ impl Mongo {
             snapshots: Arc::new(self.clone()),
             records: Arc::new(self.clone()),
             spool: self.core.spool.clone(),
+            deliverables: self.core.deliverables.clone(),
             journal,
             health: Arc::new(self.clone()),
         }
@@ -325,28 +346,6 @@ impl Update {
             .map(|(name, f)| (name.to_owned(), Bson::from(f)))
             .collect()
     }
-}
-
-/// What every operation of ours has in common: writes that survive a failover, reads that cannot be older than they
-/// (T-044, T-102), and no wait without an end.
-async fn client_options(connection: &str) -> Result<ClientOptions> {
-    let parsing = async { ClientOptions::parse(connection).await };
-    // A mongodb+srv:// asks the network for its hosts.
-    let parsed = tokio::time::timeout(OPERATION_LIMIT, parsing).await;
-    let what = "resolving the connection string";
-    let parsed = parsed.map_err(|_| StoreError::TimedOut { what, limit: OPERATION_LIMIT })?;
-    let mut options = parsed.map_err(|error| call::refused(connection, &error))?;
-    options.app_name = Some("optio-codex".to_owned());
-    options.connect_timeout = Some(SELECTION_LIMIT);
-    options.server_selection_timeout = Some(SELECTION_LIMIT);
-    options.max_pool_size = Some(CONNECTIONS);
-    options.retry_reads = Some(true);
-    options.retry_writes = Some(true);
-    options.read_concern = Some(ReadConcern::majority());
-    options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
-    let write = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).w_timeout(OPERATION_LIMIT);
-    options.write_concern = Some(write.build());
-    Ok(options)
 }
 
 /// Refuses what would make odd names of collections.

@@ -74,7 +74,8 @@ pub trait Records: Send + Sync + 'static {
     /// One record, or `None`.
     async fn get(&self, id: &SessionId) -> Result<Option<RecordRow>>;
 
-    /// Records, newest first.
+    /// Records, newest first. One that cannot be read is left out and named in the log, and the page it is on is
+    /// shorter by it, perhaps empty: a list that failed would hide every session because of one.
     async fn list(&self, filter: &RecordFilter, page: &PageRequest) -> Result<Page<RecordRow>>;
 
     /// Every record that is not finished, oldest first.
@@ -94,4 +95,10 @@ pub(crate) fn check_body(body: &Bytes) -> Result<()> {
         return Err(StoreError::Invalid { field: "record body", why });
     }
     Ok(())
+}
+
+/// Leaves out of a list what cannot be read, and says which it was.
+pub(crate) fn readable(rows: impl IntoIterator<Item = Result<RecordRow>>) -> Vec<RecordRow> {
+    let told = |error: &StoreError| tracing::warn!(%error, "a session is missing in a list");
+    rows.into_iter().filter_map(|row| row.inspect_err(told).ok()).collect()
 }

@@ -25,6 +25,16 @@ const PREFIX_LEN: usize = 19;
 /// Length of what stands before a stream's first chunk.
 pub(crate) const STREAM_HEADER: usize = STREAM_MAGIC.len() + PREFIX_LEN;
 
+/// Plain bytes of a sealed stream of this length; `None` when no stream has it.
+pub(crate) fn plain_len(stored: u64) -> Option<u64> {
+    let body = stored.checked_sub(STREAM_HEADER as u64)?;
+    let (whole, tag) = ((CHUNK + TAG_LEN) as u64, TAG_LEN as u64);
+    let chunks = body.div_ceil(whole);
+    // Even an empty stream has a chunk, the one with the mark of the last.
+    let last = body - chunks.checked_sub(1)? * whole;
+    (last >= tag).then(|| body - chunks * tag)
+}
+
 /// Seals and opens with one key.
 #[derive(Clone)]
 pub(crate) struct Sealer(XChaCha20Poly1305);
@@ -198,6 +208,18 @@ mod tests {
         });
         let sealed = sealed.collect();
         (sealer.header(), sealed)
+    }
+
+    #[test]
+    fn the_length_of_a_stream_says_how_much_is_in_it() {
+        for plain in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 7] {
+            let chunks = plain.div_ceil(CHUNK).max(1);
+            let stored = STREAM_HEADER + plain + chunks * TAG_LEN;
+            assert_eq!(plain_len(stored as u64), Some(plain as u64), "{plain}");
+        }
+        for torn in [0, STREAM_HEADER, STREAM_HEADER + TAG_LEN - 1, STREAM_HEADER + CHUNK + TAG_LEN + 3] {
+            assert_eq!(plain_len(torn as u64), None, "{torn}");
+        }
     }
 
     fn opens(name: &str, header: &[u8; STREAM_HEADER], chunks: &[Vec<u8>]) -> bool {

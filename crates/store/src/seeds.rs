@@ -210,17 +210,24 @@ pub(crate) fn check_pool(pool: Option<&str>) -> Result<()> {
 /// with Python (T-009).
 pub(crate) const OWN_NOTES: &str = "optioCodex";
 
-/// Refuses keys that MongoDB would read as paths or operators (T-066), and the stores' own one, in every store alike. Every
+/// The key of the note that names the key a login is encrypted with (T-072).
+pub(crate) const KEY_NOTE: &str = "enc";
+
+/// Refuses keys that MongoDB would read as paths or operators (T-066), and the stores' own two, in every store alike. Every
 /// import and patch checks it; whoever stores later what is asked for now checks it now.
 pub fn check_metadata(metadata: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
     let refused = |key: &&String| {
-        key.is_empty() || key.contains(['.', '\0']) || key.starts_with('$') || key.as_str() == OWN_NOTES
+        key.is_empty()
+            || key.contains(['.', '\0'])
+            || key.starts_with('$')
+            || [OWN_NOTES, KEY_NOTE].contains(&key.as_str())
     };
     match metadata.keys().find(refused) {
         None => Ok(()),
         Some(key) => {
             let why = format!(
-                "the key {key:?} is {OWN_NOTES:?} or empty, has a dot or zero byte, or begins with a dollar sign"
+                "the key {key:?} is {OWN_NOTES:?}, {KEY_NOTE:?} or empty, has a dot or zero byte, or begins with a \
+                 dollar sign"
             );
             Err(StoreError::Invalid { field: "metadata", why })
         }

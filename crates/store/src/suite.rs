@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests; their names are their documentation")]
 
+pub mod deliverables;
 pub mod leases;
 pub mod records;
 pub mod seeds;
@@ -14,23 +15,29 @@ pub mod snapshots;
 pub mod spool;
 
 use std::any::Any;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    Account, Holder, Journal, JournalStream, ManualClock, NewSeed, Result, SeedFiles, SeedId, Store,
-    StoreError, Want,
+    Account, Holder, Journal, JournalStream, ManualClock, NewSeed, Result, SeedFiles, SeedId, SessionId,
+    Store, StoreError, Want,
 };
 
 /// A fresh store, and the clock it goes by.
 pub struct Harness {
     pub store: Store,
     pub clock: Arc<ManualClock>,
+    /// Makes a session's record one that cannot be read, behind the store's back.
+    pub damage_record: DamageRecord,
     /// What must live as long as the store, e.g. its directory.
     pub keep: Box<dyn Any>,
 }
+
+/// See [`Harness::damage_record`].
+pub type DamageRecord = Box<dyn Fn(SessionId) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// Makes every test of the suite, each with a harness of its own. Used in a module for each backend.
 #[macro_export]
@@ -70,6 +77,11 @@ macro_rules! store_suite {
             a_dead_seeds_holder_goes_on_renewing,
             recovery_does_not_take_a_live_lease,
         );
+        $crate::store_suite!(@tests $make; deliverables:
+            a_kept_file_comes_back_and_replaces_its_predecessor,
+            the_files_of_a_session_go_with_it_and_no_others,
+            too_much_and_odd_paths_are_refused,
+        );
         $crate::store_suite!(@tests $make; snapshots:
             an_archive_comes_back_as_it_went_in,
             an_empty_archive_is_an_archive,
@@ -86,6 +98,7 @@ macro_rules! store_suite {
             each_filter_filters,
             records_are_listed_page_by_page_newest_first,
             a_made_up_cursor_is_refused,
+            a_record_that_cannot_be_read_hides_no_other,
             unfinished_records_are_oldest_first,
             an_absent_record_is_deleted_without_an_error,
             a_body_over_the_limit_is_refused,

@@ -492,3 +492,34 @@ async fn a_kill_in_the_middle_loses_no_saved_credential() {
         assert_eq!(dir.files("blobs").len(), 1, "no orphan is left");
     }
 }
+
+#[tokio::test]
+async fn a_deliverable_is_sealed_and_what_a_crash_left_of_one_is_swept() {
+    let dir = Dir::new();
+    let session = SessionId::mint();
+    {
+        let store = store(&dir.open());
+        for text in ["the first report", "the whole report"] {
+            store
+                .deliverables
+                .keep(&session, "report.md", Bytes::from_static(text.as_bytes()))
+                .await
+                .unwrap();
+        }
+    }
+    let at = format!("deliverables/{session}");
+    assert_eq!(dir.files(&at).len(), 2, "a head and one content");
+    for name in dir.files(&at) {
+        let file = dir.path().join(&at).join(name);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let bytes = fs::read(&file).unwrap();
+        assert!(!bytes.windows(6).any(|part| part == b"report"), "{} is not sealed", file.display());
+    }
+    // Killed between the content and the head, and while the head was written.
+    fs::write(dir.path().join(&at).join(format!("{}.content", "0".repeat(32))), "x").unwrap();
+    fs::write(dir.path().join(&at).join("1.tmp"), "x").unwrap();
+    let store = store(&dir.open());
+    assert_eq!(dir.files(&at).len(), 2);
+    let (_, content) = store.deliverables.read(&session, "report.md").await.unwrap().unwrap();
+    assert_eq!(content, "the whole report");
+}

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use optio_store::embedded::{Embedded, Options};
 use optio_store::memory::MemoryStore;
 use optio_store::mongo;
-use optio_store::suite::{Harness, auth, credential, holder, new_seed, no_journal, pool};
+use optio_store::suite::{DamageRecord, Harness, auth, credential, holder, new_seed, no_journal, pool};
 use optio_store::{
     Clock, Holder, LEASE_TTL, ManualClock, Renewal, SaveOutcome, SeedId, SeedPatch, SeedStatus, SeedVersion,
     Store, StoreError, Want,
@@ -335,10 +335,16 @@ fn run<F: Future<Output = Backend>>(make: impl FnOnce(Arc<ManualClock>) -> F, op
     });
 }
 
+/// The model has no records.
+fn no_records() -> DamageRecord {
+    Box::new(|_| Box::pin(std::future::ready(())))
+}
+
 /// It has nothing to close: the second handle is the first.
 async fn memory(clock: Arc<ManualClock>) -> Backend {
     let memory = MemoryStore::with_clock(clock.clone());
-    let h = Harness { store: memory.store(no_journal()), clock, keep: Box::new(()) };
+    let h =
+        Harness { store: memory.store(no_journal()), clock, damage_record: no_records(), keep: Box::new(()) };
     let open_again = move || -> Opening { Box::pin(std::future::ready(memory.store(no_journal()))) };
     Backend { h, open_again: Box::new(open_again) }
 }
@@ -348,20 +354,20 @@ async fn embedded(clock: Arc<ManualClock>) -> Backend {
     let path = dir.path().to_owned();
     let options = Options { clock: clock.clone(), ..Options::default() };
     let open = move || Embedded::open(&path, options.clone()).unwrap().store(no_journal());
-    let h = Harness { store: open(), clock, keep: Box::new(dir) };
+    let h = Harness { store: open(), clock, damage_record: no_records(), keep: Box::new(dir) };
     Backend { h, open_again: Box::new(move || Box::pin(std::future::ready(open()))) }
 }
 
-async fn mongodb(clock: Arc<ManualClock>) -> Backend {
+async fn mongodb(clock: Arc<ManualClock>, encrypt: bool) -> Backend {
     let world = Arc::new(support::World::new().await);
-    let options = mongo::Options { clock: Some(clock.clone()), ..mongo::Options::default() };
+    let options = mongo::Options { clock: Some(clock.clone()), encrypt, ..mongo::Options::default() };
     let (opened, options_again) = (world.clone(), options.clone());
     let open_again = move || -> Opening {
         let (world, options) = (opened.clone(), options_again.clone());
         Box::pin(async move { world.open_with("store", options).await.store(no_journal()) })
     };
     let store = world.open_with("store", options).await.store(no_journal());
-    let h = Harness { store, clock, keep: Box::new(world) };
+    let h = Harness { store, clock, damage_record: no_records(), keep: Box::new(world) };
     Backend { h, open_again: Box::new(open_again) }
 }
 
@@ -388,6 +394,11 @@ proptest! {
 
     #[test]
     fn the_mongodb_store_does_what_the_model_says(ops in proptest::collection::vec(op(), 1..40)) {
-        run(mongodb, ops);
+        run(|clock| mongodb(clock, false), ops);
+    }
+
+    #[test]
+    fn the_sealed_mongodb_store_does_what_the_model_says(ops in proptest::collection::vec(op(), 1..40)) {
+        run(|clock| mongodb(clock, true), ops);
     }
 }

@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::pin::Pin;
 use std::sync::Arc;
 
-use optio_store::ManualClock;
 use optio_store::suite::{Harness, no_journal};
+use optio_store::{ManualClock, SessionId};
 
 mod support;
 
@@ -17,8 +18,15 @@ mod embedded {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new());
         let options = Options { clock: clock.clone(), ..Options::default() };
-        let store = Embedded::open(&dir.path().join("store"), options).unwrap().store(no_journal());
-        Harness { store, clock, keep: Box::new(dir) }
+        let path = dir.path().join("store");
+        let store = Embedded::open(&path, options).unwrap().store(no_journal());
+        let damage_record = Box::new(move |id: SessionId| -> Pin<Box<dyn Future<Output = ()>>> {
+            let beside = rusqlite::Connection::open(path.join("optio.db")).unwrap();
+            let damaged = beside.execute("UPDATE records SET body = x'00' WHERE id = ?1", [id.as_str()]);
+            assert_eq!(damaged.unwrap(), 1);
+            Box::pin(std::future::ready(()))
+        });
+        Harness { store, clock, damage_record, keep: Box::new(dir) }
     }
 
     optio_store::store_suite!(make);
@@ -30,8 +38,9 @@ mod memory {
 
     async fn make() -> Harness {
         let clock = Arc::new(ManualClock::new());
-        let store = MemoryStore::with_clock(clock.clone()).store(no_journal());
-        Harness { store, clock, keep: Box::new(()) }
+        let memory = MemoryStore::with_clock(clock.clone());
+        let store = memory.store(no_journal());
+        Harness { store, clock, damage_record: support::damages(memory), keep: Box::new(()) }
     }
 
     optio_store::store_suite!(make);
@@ -41,7 +50,19 @@ mod mongo {
     use super::*;
 
     async fn make() -> Harness {
-        support::harness(Arc::new(ManualClock::new())).await
+        support::harness(Arc::new(ManualClock::new()), Default::default()).await
+    }
+
+    optio_store::store_suite!(make);
+}
+
+mod sealed_mongo {
+    use super::*;
+    use optio_store::mongo::Options;
+
+    async fn make() -> Harness {
+        let sealed = Options { encrypt: true, ..Options::default() };
+        support::harness(Arc::new(ManualClock::new()), sealed).await
     }
 
     optio_store::store_suite!(make);
@@ -55,8 +76,9 @@ mod faulty {
 
     async fn make() -> Harness {
         let clock = Arc::new(ManualClock::new());
-        let store = FaultyStore::new(MemoryStore::with_clock(clock.clone()).store(no_journal())).store();
-        Harness { store, clock, keep: Box::new(()) }
+        let memory = MemoryStore::with_clock(clock.clone());
+        let store = FaultyStore::new(memory.store(no_journal())).store();
+        Harness { store, clock, damage_record: support::damages(memory), keep: Box::new(()) }
     }
 
     optio_store::store_suite!(make);

@@ -3,6 +3,7 @@
 import type {
   Approval,
   Decision,
+  Deliverable,
   Host,
   Message,
   NewSession,
@@ -156,6 +157,12 @@ export function listMessages(id: string, limit: number, cursor: string | null): 
   const query = new URLSearchParams({ limit: String(limit), ...(cursor === null ? {} : { cursor }) });
   return request("GET", `${session(id)}/messages?${query}`);
 }
+
+export const listDeliverables = (id: string): Promise<Deliverable[]> => all<Deliverable>(`${session(id)}/deliverables`);
+
+/** Where a file of a session is downloaded from. */
+export const fileAddress = (id: string, path: string): string =>
+  `${session(id)}/files/${path.split("/").map(encodeURIComponent).join("/")}`;
 
 export const listApprovals = (id: string): Promise<Approval[]> => all<Approval>(`${session(id)}/approvals`);
 

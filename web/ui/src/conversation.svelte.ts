@@ -3,7 +3,7 @@
 import * as api from "./api";
 import { EventStream, type Connection } from "./events";
 import { Fold, applyToSession, type ChatItem } from "./fold";
-import { CONVERSATION_EVENTS, type Approval, type ServiceEvent, type Session } from "./protocol";
+import { CONVERSATION_EVENTS, type Approval, type Deliverable, type ServiceEvent, type Session } from "./protocol";
 import { HIDDEN_MS, sessions } from "./sessions.svelte";
 
 /** Messages a page; what a person scrolls through in a minute. */
@@ -29,6 +29,8 @@ export class Row {
 export class Conversation {
   readonly id: string;
   session = $state.raw<Session | null>(null);
+  /** What the agent has handed over, and the service keeps. */
+  deliverables = $state.raw<readonly Deliverable[]>([]);
   rows = $state.raw<readonly Row[]>([]);
   connection = $state.raw<Connection>({ state: "connecting" });
   /** Why the session could not be loaded; the page offers to try again. */
@@ -76,6 +78,7 @@ export class Conversation {
       this.older = messages.next_cursor;
       this.#list();
       this.#session(session);
+      this.#askDeliverables();
       this.#follow();
     } catch (thrown) {
       this.problem = api.explain(thrown);
@@ -176,6 +179,7 @@ export class Conversation {
     this.#queue = [];
     let list = false;
     let stands = false;
+    let handedOver = false;
     const touched = new Set<string>();
     for (const event of events) {
       if (event.type === "reset") {
@@ -186,7 +190,9 @@ export class Conversation {
       list ||= change.list;
       if (change.key !== null) touched.add(change.key);
       stands ||= this.#applyToSession(event);
+      handedOver ||= event.type === "deliverable";
     }
+    if (handedOver) this.#askDeliverables();
     if (list) this.#list();
     else for (const key of touched) this.#update(key);
     if (stands) this.#settle ??= setTimeout(() => this.#ask(), SETTLE_MS);
@@ -204,6 +210,16 @@ export class Conversation {
     this.#settle = undefined;
     // The stream goes on without this answer, and the next event asks again.
     this.refresh().catch(() => {});
+  }
+
+  #askDeliverables(): void {
+    api
+      .listDeliverables(this.id)
+      .then((files) => {
+        if (!this.#closed) this.deliverables = files;
+      })
+      // The next one asks again.
+      .catch(() => {});
   }
 
   #session(session: Session): void {

@@ -310,6 +310,11 @@ describe("a session's own events", () => {
     expect(done.teardown.map(({ step: name, state }) => `${name} ${state}`)).toEqual(["close done", "stop_agent running"]);
   });
 
+  it("show how far the agent is", () => {
+    const far = applyToSession(session, event(5, "progress", { percent: 40, message: "comparing" }));
+    expect(far.progress).toEqual({ percent: 40, message: "comparing" });
+  });
+
   it("of another session change nothing", () => {
     expect(applyToSession(session, { ...event(5, "session.state", { state: "idle" }), session: "ses_2" })).toBe(session);
   });

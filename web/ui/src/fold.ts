@@ -335,6 +335,8 @@ export function applyToSession(session: Session, event: ServiceEvent): Session {
     if (event.waiting !== undefined) changed.waiting = event.waiting;
     if (event.outcome !== undefined) changed.outcome = event.outcome;
     changed.updated_at = event.ts;
+  } else if (event.type === "progress") {
+    changed.progress = { percent: event.percent ?? null, message: event.message ?? "" };
   } else if (event.type === "teardown.step" && event.step !== undefined) {
     const step = event.step;
     const known = session.teardown.some((other) => other.step === step.step);
@@ -414,6 +416,9 @@ function gapText(event: ServiceEvent): string {
   return `${range} are no longer stored.${event.reason ? ` (${event.reason})` : ""}`;
 }
 
+const leftOut = (event: ServiceEvent): string =>
+  event.left_out === undefined ? "" : `(${event.left_out} messages left out) `;
+
 /** What the chat says about an event that is not an item; none for one that it leaves out. */
 function noticeOf(event: ServiceEvent): [Tone, string] | null {
   const because = event.reason ? ` ${event.reason}` : "";
@@ -425,11 +430,13 @@ function noticeOf(event: ServiceEvent): [Tone, string] | null {
     case "session.ended":
       return [event.outcome === "failed" ? "bad" : "quiet", `The session ended.${because}`];
     case "progress":
-      return event.message ? ["quiet", event.message] : null;
+      return event.message ? ["quiet", `${leftOut(event)}${event.message}`] : null;
     case "attention":
       return ["warn", `Codex asks for your attention.${event.message ? ` ${event.message}` : because}`];
     case "deliverable":
-      return ["good", `Deliverable: ${event.path ?? event.message ?? "(no name)"}`];
+      return event.accepted === false
+        ? ["warn", `Deliverable ${event.path ?? "(no name)"}: ${event.reply ?? "not accepted"}`]
+        : ["good", `Deliverable: ${event.path ?? event.message ?? "(no name)"}`];
     case "browser.requested":
       return ["warn", "Codex asks you to open a page:"];
     case "seed.rotated":

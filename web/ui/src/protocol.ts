@@ -20,6 +20,23 @@ export interface Waiting {
   kind: "approval" | "question" | "login" | "attention";
   id: string;
   since: Time;
+  /** What for, where the agent said it. */
+  reason?: string;
+}
+
+/** How far the agent is, in its own words. */
+export interface Progress {
+  percent: number | null;
+  message: string;
+}
+
+/** A file that was handed over and is kept. */
+export interface Deliverable {
+  /** Relative to the session's `deliverables/`. */
+  path: string;
+  bytes: number;
+  sha256: string;
+  kept_at: Time;
 }
 
 /** The steps of a teardown, in their order. */
@@ -75,6 +92,7 @@ export interface Session {
   updated_at: Time;
   run: Run | null;
   waiting: Waiting[];
+  progress?: Progress | null;
   teardown: TeardownStep[];
   has_snapshot: boolean;
   /** True, or the path, when the teardown left the workdir on its host. **Assumed**: either form. */
@@ -267,6 +285,10 @@ export interface ServiceEvent extends EventEnvelope {
   to?: number;
   message?: string | null;
   percent?: number | null;
+  /** How many notes of progress were left out before this one. */
+  left_out?: number;
+  accepted?: boolean;
+  reply?: string;
   path?: string | null;
   url?: string | null;
   seed?: string | null;

@@ -78,5 +78,13 @@ export function clock(time: string | null | undefined): string {
   return Number.isNaN(date.getTime()) ? "" : date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
 }
 
+/** A number of bytes, as people write it. */
+export function size(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB"];
+  let [value, at] = [bytes, 0];
+  while (value >= 1000 && at < units.length - 1) [value, at] = [value / 1000, at + 1];
+  return `${at === 0 || value >= 10 ? Math.round(value) : value.toFixed(1)} ${units[at]}`;
+}
+
 /** `save_back` as `save back`. */
 export const words = (name: string): string => name.replaceAll("_", " ");

@@ -22,6 +22,10 @@ const PRECISION: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
 /// Whole seconds have no fraction (T-238).
 const WHOLE: DateTimePrinter = DateTimePrinter::new().precision(Some(0));
 
+/// How long before the end of its access token Codex refreshes a login; measured between 4 and 6 minutes (LAB §3). The
+/// longer one: a login that is taken for due costs a wait, one that is not may cost the login.
+const OWN_MARGIN: jiff::SignedDuration = jiff::SignedDuration::from_mins(6);
+
 /// The tokens of a successful refresh. One that is missing stays as it was.
 #[derive(Clone, Copy, Default)]
 pub struct NewTokens<'a> {
@@ -46,6 +50,15 @@ impl fmt::Debug for NewTokens<'_> {
 }
 
 impl ChatGptLogin {
+    /// Says whether Codex refreshes this login when it next uses it: the access token ends within five minutes, or, where
+    /// it does not say when, was renewed eight days ago (LAB §3).
+    pub fn refreshes_by_itself(&self, now: Timestamp) -> bool {
+        match self.access_expires_at {
+            Some(end) => now.duration_until(end) < OWN_MARGIN,
+            None => self.is_due(now),
+        }
+    }
+
     /// Says whether the login is due for a refresh. Without a date that can be believed it is.
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.last_refresh.is_none_or(|at| {

@@ -26,6 +26,8 @@ pub(super) fn session_config(map: Map<String, Value>) -> Result<SessionConfig, C
     let instructions = fields.text("instructions")?;
     let transport = fields.text("transport")?;
     let host_protocol = fields.take("host_protocol");
+    let client_messages = fields.flag("client_messages", false)?;
+    let caller_messages = fields.flag("caller_messages", false)?;
     let auto_start = fields.flag("auto_start", false)?;
     let supports_resume = fields.flag("supports_resume", true)?;
     let seed = fields.seed()?;
@@ -175,6 +177,8 @@ pub(super) fn session_config(map: Map<String, Value>) -> Result<SessionConfig, C
         instructions,
         transport,
         host_protocol,
+        client_messages,
+        caller_messages,
         auto_start,
         supports_resume,
         seed,
@@ -231,6 +235,11 @@ fn warnings(config: &SessionConfig) -> Vec<String> {
         warnings.push(
             "capture_seed has no effect: a login taken from a seed is saved back into that seed".to_owned(),
         );
+    }
+    if !config.host_protocol {
+        let on = [("client_messages", config.client_messages), ("caller_messages", config.caller_messages)];
+        let said = on.into_iter().filter(|(_, on)| *on);
+        warnings.extend(said.map(|(field, _)| format!("{field} has no effect: it needs host_protocol")));
     }
     if let Some(asked) = config.ask_for_approval {
         let used = config.approval_policy();

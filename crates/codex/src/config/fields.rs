@@ -12,6 +12,8 @@ pub(super) const NAMES: &[&str] = &[
     "instructions",
     "transport",
     "host_protocol",
+    "client_messages",
+    "caller_messages",
     "auto_start",
     "supports_resume",
     "seed",

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FakeHost, Program};
 use crate::error::Result;
-use crate::{AgentIdentity, Dial, ExitStatus, Signal, SpawnedProcess, TaskDir};
+use crate::{AgentIdentity, Dial, ExitStatus, Signal, Size, SpawnedProcess, TaskDir};
 
 /// Bytes a pipe or a connection of the fake holds; a Linux pipe holds as many.
 pub(super) const PIPE: usize = 64 * 1024;
@@ -26,6 +26,8 @@ pub enum FakeStart {
     Run,
     /// By [`crate::Host::spawn`].
     Spawn,
+    /// By [`crate::Host::open_pty`], on a terminal of this size.
+    Pty(Size),
     /// By [`crate::Host::guard_start`], for this task directory.
     Guard(TaskDir),
 }

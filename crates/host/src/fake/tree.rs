@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::error::{HostError, Result};
-use crate::{FileInfo, RelPath, TaskDir};
+use crate::{FileInfo, FilePart, RelPath, TaskDir};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Node {
@@ -21,6 +21,9 @@ pub(super) enum Node {
 pub(super) struct Tree {
     /// A path sorts directly before all that lies below it.
     nodes: BTreeMap<PathBuf, Node>,
+    /// Which making of the file under a path this is: a new one has another identity.
+    made: BTreeMap<PathBuf, u64>,
+    next_made: u64,
     watches: Vec<(u64, PathBuf, mpsc::Sender<()>)>,
     next_watch: u64,
 }
@@ -51,6 +54,10 @@ impl Tree {
 
     /// Sets a node and wakes who watches it.
     pub(super) fn put(&mut self, path: &Path, node: Node) {
+        if !matches!(self.nodes.get(path), Some(Node::File { .. })) {
+            self.next_made += 1;
+            self.made.insert(path.to_path_buf(), self.next_made);
+        }
         self.nodes.insert(path.to_path_buf(), node);
         self.wake(path);
     }
@@ -144,11 +151,27 @@ impl Tree {
         }
     }
 
+    pub(super) fn read_from(
+        &self,
+        dir: &TaskDir,
+        path: &RelPath,
+        offset: u64,
+        limit: usize,
+    ) -> Result<FilePart> {
+        let whole = self.read(dir, path, u64::MAX)?;
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
+        let bytes = whole.slice(from..from.saturating_add(limit).min(whole.len()));
+        let identity = self.made.get(&dir.join(path)).map(u64::to_string).unwrap_or_default();
+        Ok(FilePart { bytes, len: whole.len() as u64, identity })
+    }
+
     pub(super) fn write(&mut self, dir: &TaskDir, path: &RelPath, bytes: Bytes, mode: u32) -> Result<()> {
         let target = self.make_parents(dir, path)?;
         if self.is_dir(&target) {
             return Err(system("write", &target, io::ErrorKind::IsADirectory));
         }
+        // A rename puts another file in its place.
+        self.nodes.remove(&target);
         self.put(&target, Node::File { bytes, mode: mode & 0o777 });
         Ok(())
     }
@@ -187,6 +210,7 @@ impl Tree {
             }
             _ => {}
         }
+        self.nodes.remove(&to);
         let moved: Vec<_> = self.below(&from).map(|(at, node)| (at.clone(), node.clone())).collect();
         self.remove_all(&from);
         self.put(&to, node);

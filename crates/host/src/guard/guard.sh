@@ -1,8 +1,8 @@
 # The guard of one agent: starts it in a session of its own, keeps who it is and how it ended in files, and is its
 # dead-man's switch. Run as `sh guard.sh VERB DIR …`, DIR being the `guard` directory of a task directory.
 #
-# Plain POSIX sh on Linux; besides it: cat env grep (-z) mv rm setsid sleep tail wc, of GNU or busybox. A tick costs
-# one `sleep` and nothing else: /proc is read by the shell itself.
+# Plain POSIX sh on Linux; besides it: cat env grep (-z) mv rm setsid sleep tail wc, of GNU or busybox, and tmux for an
+# agent on a terminal. A tick costs one `sleep` and nothing else: /proc is read by the shell itself.
 #
 # Three processes, so that no two duties share a death:
 #   keeper   the agent's parent; waits for it and writes DIR/exit; knows nothing of heartbeats
@@ -10,9 +10,15 @@
 #   agent    writes DIR/agent, then becomes the program by exec, so pid and start time stay the same
 # Keeper and agent are never started with `&`: a shell starts such children with SIGINT ignored, for ever.
 #
+# An agent on a terminal (DIR/pane is there) has tmux for a parent, so keeper and agent are one shell, the pane's: it leads
+# the group and the session of the terminal, outlives every signal but SIGKILL, runs the program as its child, and writes
+# both DIR/agent and DIR/exit. The server of tmux carries the mark, and is a part of the run.
+#
 # Files in DIR, all written by rename:
 #   run        mark, term and kill age (1/100 s); by us before the start
 #   launch     directory, environment and words of the agent; 0600; removed as soon as it was read
+#   pane       words of an agent on a terminal, and of the tmux that has it
+#   tmux.conf  the settings of that tmux
 #   heartbeat  any word; a new one is a heartbeat
 #   seen       the last heartbeat the watcher saw
 #   agent      pid and start time        watcher    pid and start time
@@ -205,9 +211,11 @@ start() {
         echo "running $_og_pid"
         return
     fi
-    rm -f "$_og_dir/agent" "$_og_dir/exit" "$_og_dir/stale" "$_og_dir/watcher" "$_og_dir/seen"
-    detached keep "$_og_dir" </dev/null | {
-        read -r _og_answer || _og_answer='failed the keeper ended'
+    rm -f "$_og_dir/agent" "$_og_dir/exit" "$_og_dir/stale" "$_og_dir/watcher" "$_og_dir/seen" "$_og_dir/failed"
+    _og_how=keep
+    [ -e "$_og_dir/pane" ] && _og_how=stage
+    detached $_og_how "$_og_dir" </dev/null | {
+        read -r _og_answer || _og_answer="failed the $_og_how ended"
         printf '%s\n' "$_og_answer"
     }
 }
@@ -275,6 +283,78 @@ become() {
     echo "started $$ $_og_start" >&3
     exec 3>&-
     exec "$@"
+}
+
+# ---- on a terminal -------------------------------------------------------------------------------------------------
+
+# How long a pane's shell may take to begin, in hundredths of a second.
+_og_curtain=1000
+
+# stage: makes the terminal. The launch file ends with `open_terminal TMUX SOCKET WORDS…`.
+stage() {
+    trap : INT
+    exec 3>&1 >/dev/null
+    agent
+}
+
+open_terminal() {
+    _og_tmux=$1 _og_socket=$2
+    shift 2
+    command -v -- "$_og_tmux" >/dev/null 2>&1 || fail "$_og_tmux is not there; a terminal needs tmux"
+    # Nobody of this task directory lives here any more, or this would not be reached (S-263).
+    "$_og_tmux" -S "$_og_socket" kill-server >/dev/null 2>&1 3>&-
+    rm -f "$_og_socket"
+    unset TMUX TMUX_PANE
+    PATH=$_og_tools watching $$
+    _og_said=$("$_og_tmux" -u -S "$_og_socket" "$@" 2>&1 </dev/null 3>&-) || fail "tmux: $_og_said"
+    PATH=$_og_tools
+    now
+    _og_until=$((_og_now + _og_curtain))
+    while ! first "$_og_dir/agent"; do
+        if [ -s "$_og_dir/failed" ]; then
+            read -r _og_said <"$_og_dir/failed"
+            fail "$_og_said"
+        fi
+        now
+        [ "$_og_now" -lt $_og_until ] || fail "the terminal's shell did not begin"
+        nap 2
+    done
+    echo "started $_og_1 $_og_2" >&3
+}
+
+# pane: the terminal's shell. DIR/pane ends with `play TMUX SOCKET WORDS…`.
+pane() {
+    # A trap, unlike ignoring, is not handed down: the program hears every signal, this shell outlives it.
+    trap : INT TERM HUP QUIT
+    _og_words=$(cat "$_og_dir/pane" && echo .) || return
+    eval "${_og_words%.}"
+}
+
+play() {
+    _og_tmux=$1 _og_socket=$2
+    shift 2
+    case $1 in
+    */*) [ -x "$1" ] && [ ! -d "$1" ] || refuse "$1 is no program" ;;
+    *) command -v -- "$1" >/dev/null 2>&1 || refuse "$1 is not in PATH" ;;
+    esac
+    look $$
+    put "$_og_dir/agent" $$ "$_og_start" || refuse "the agent's identity cannot be written"
+    "$@"
+    _og_status=$?
+    now
+    _og_stale=0
+    [ -e "$_og_dir/stale" ] && _og_stale=1
+    # What it said last, while there is a screen to read it from.
+    "$_og_tmux" -S "$_og_socket" capture-pane -p -J -S -$_og_lines >"$_og_dir/stderr" 2>/dev/null
+    put "$_og_dir/exit" "$_og_status" "$_og_stale" "$_og_now"
+}
+
+# How many lines above the screen are kept of an agent that has ended.
+_og_lines=100
+
+refuse() {
+    put "$_og_dir/failed" "$*"
+    exit 127
 }
 
 # ---- watch -------------------------------------------------------------------------------------------------------
@@ -436,7 +516,7 @@ gone() {
 }
 
 case $_og_verb in
-start | keep | state | rewatch | watch | agent) ;;
+start | keep | stage | pane | state | rewatch | watch | agent) ;;
 signal | gone | kill) ;;
 *)
     echo "guard.sh: unknown verb" >&2

@@ -1,18 +1,21 @@
 //! The launch file: what the agent's shell does before it becomes the agent.
 
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use bytes::Bytes;
 
-use super::GuardSpec;
+use super::{GuardSpec, Stage, Terminal};
+use crate::tmux;
 use crate::{HostError, Result};
 
 /// The variable that carries [`GuardSpec::run_mark`].
 pub(super) const RUN_MARK: &str = "OPTIO_CODEX_RUN";
 
 /// Writes the file as shell commands: the directory, removals, additions, `PATH`, and `become` (in the script), which
-/// ends in `exec`. Values stand in it, so it is 0600 and removed as soon as it was read.
-pub(super) fn file(spec: &GuardSpec) -> Result<Bytes> {
+/// ends in `exec`, or `open_terminal`, which hands all of it to a tmux. Values stand in it, so it is 0600 and removed as
+/// soon as it was read.
+pub(super) fn file(spec: &GuardSpec, guard: &Path) -> Result<Bytes> {
     check(spec)?;
     let mut out = Vec::new();
     let cwd = quote(spec.cwd.as_os_str().as_bytes())?;
@@ -33,13 +36,40 @@ pub(super) fn file(spec: &GuardSpec) -> Result<Bytes> {
         let dirs: Vec<&[u8]> = spec.env.path_prefix.iter().map(|dir| dir.as_os_str().as_bytes()).collect();
         line(&mut out, &[b"export PATH=", &quote(&dirs.join(&b':'))?, b"\"${PATH:+:$PATH}\""]);
     }
-    let mut words = b"become".to_vec();
-    for word in &spec.argv {
-        words.push(b' ');
-        words.extend(quote(word.as_bytes())?);
+    match &spec.stage {
+        Stage::Headless => line(&mut out, &[&call("become", spec.argv.iter().map(String::as_bytes))?]),
+        Stage::Terminal(terminal) => {
+            let opening = tmux::opening(terminal.size, guard);
+            let words = opening.iter().map(String::as_bytes);
+            line(&mut out, &[&call("open_terminal", of_terminal(terminal).into_iter().chain(words))?]);
+        }
     }
-    line(&mut out, &[&words]);
     Ok(out.into())
+}
+
+/// Writes what the terminal's own shell does: `play` (in the script) with the agent's words. They do not travel as words
+/// of tmux, which takes no more than 16 KiB of them (S-265).
+pub(super) fn pane_file(spec: &GuardSpec) -> Result<Option<Bytes>> {
+    let Stage::Terminal(terminal) = &spec.stage else {
+        return Ok(None);
+    };
+    let words = spec.argv.iter().map(String::as_bytes);
+    let mut out = call("play", of_terminal(terminal).into_iter().chain(words))?;
+    out.push(b'\n');
+    Ok(Some(out.into()))
+}
+
+fn of_terminal(terminal: &Terminal) -> [&[u8]; 2] {
+    [&terminal.tmux, &terminal.socket].map(|path| path.as_os_str().as_bytes())
+}
+
+fn call<'a>(function: &str, words: impl Iterator<Item = &'a [u8]>) -> Result<Vec<u8>> {
+    let mut call = function.as_bytes().to_vec();
+    for word in words {
+        call.push(b' ');
+        call.extend(quote(word)?);
+    }
+    Ok(call)
 }
 
 fn line(out: &mut Vec<u8>, parts: &[&[u8]]) {

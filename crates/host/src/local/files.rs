@@ -1,17 +1,17 @@
 //! The file operations of [`super::LocalHost`], as plain blocking functions over an open task directory.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use bytes::Bytes;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::beneath::{Beneath, sys_error};
 use crate::error::{HostError, Result};
-use crate::{FileInfo, RelPath};
+use crate::{FileInfo, FilePart, RelPath};
 
 /// Directory entries one listing looks at; a workdir with more (a million) is refused, so that a listing has a bound
 /// even where the agent has filled the disk with names.
@@ -37,6 +37,42 @@ pub(super) fn read(task: &Beneath, path: &RelPath, limit: u64) -> Result<Bytes> 
         return Err(HostError::TooLarge { path: shown, len, limit });
     }
     Ok(bytes.into())
+}
+
+pub(super) fn read_from(task: &Beneath, path: &RelPath, offset: u64, limit: usize) -> Result<FilePart> {
+    let shown = task.shown(path.as_str());
+    let (parent, name) = task.parent_of(path)?;
+    let (mut file, len) = open_regular(&parent, name, OFlags::RDONLY, &shown)?;
+    let failed = |source| HostError::io(format!("read {shown}"), source);
+    let identity = identity(&file).map_err(|errno| sys_error("look at", &shown, errno))?;
+    let mut bytes = Vec::new();
+    if offset < len {
+        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+        file.take(limit as u64).read_to_end(&mut bytes).map_err(failed)?;
+    }
+    // It may have grown since it was looked at.
+    let len = if bytes.is_empty() { len } else { len.max(offset + bytes.len() as u64) };
+    Ok(FilePart { bytes: bytes.into(), len, identity })
+}
+
+/// Device, inode and time of birth. An inode alone is given again to the next file, often at once.
+fn identity(file: &File) -> rustix::io::Result<String> {
+    match rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME) {
+        Ok(stat) => Ok(format!(
+            "{}:{}:{}:{}.{}",
+            stat.stx_dev_major,
+            stat.stx_dev_minor,
+            stat.stx_ino,
+            stat.stx_btime.tv_sec,
+            stat.stx_btime.tv_nsec
+        )),
+        // A seccomp filter answers so for calls it does not know.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let stat = rustix::fs::fstat(file)?;
+            Ok(format!("{}:{}", stat.st_dev, stat.st_ino))
+        }
+        Err(errno) => Err(errno),
+    }
 }
 
 pub(super) fn write(task: &Beneath, path: &RelPath, bytes: &[u8], mode: u32) -> Result<()> {

@@ -208,14 +208,14 @@ fn start_time(stat: &[u8]) -> Option<u64> {
     rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
-fn program_name(command: &Command) -> Result<&str> {
+pub(super) fn program_name(command: &Command) -> Result<&str> {
     match command.argv.first() {
         Some(name) if !name.is_empty() => Ok(name),
         _ => Err(HostError::Refused { what: "command", value: String::new(), why: "it names no program" }),
     }
 }
 
-fn start_error(name: &str, cwd: &Path, error: std::io::Error) -> HostError {
+pub(super) fn start_error(name: &str, cwd: &Path, error: std::io::Error) -> HostError {
     let why = match error.kind() {
         // The system says the same of a missing program and a missing directory.
         std::io::ErrorKind::NotFound if !cwd.is_dir() => {

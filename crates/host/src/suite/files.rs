@@ -73,6 +73,40 @@ pub async fn what_is_missing_is_not_found(host: &dyn Host) {
     host.remove(&never, &rel("workdir/file")).await.unwrap();
 }
 
+pub async fn a_growing_file_is_read_from_where_one_stopped(host: &dyn Host) {
+    let dir = task(host).await;
+    let path = rel("workdir/log");
+    let missing = host.read_from(&dir, &path, 0, 9).await;
+    assert!(matches!(missing, Err(HostError::NotFound { .. })), "{missing:?}");
+    host.append(&dir, &path, "12345".into()).await.unwrap();
+    let first = host.read_from(&dir, &path, 0, 3).await.unwrap();
+    assert_eq!((&first.bytes[..], first.len), (&b"123"[..], 5));
+    host.append(&dir, &path, "67".into()).await.unwrap();
+    let second = host.read_from(&dir, &path, 3, 100).await.unwrap();
+    assert_eq!((&second.bytes[..], second.len), (&b"4567"[..], 7));
+    assert_eq!(second.identity, first.identity, "it is the same file");
+    for offset in [7, 1000] {
+        let end = host.read_from(&dir, &path, offset, 100).await.unwrap();
+        assert_eq!((end.bytes.len(), end.len), (0, 7));
+    }
+}
+
+pub async fn a_cut_or_replaced_file_shows_it(host: &dyn Host) {
+    let dir = task(host).await;
+    let path = rel("workdir/log");
+    host.append(&dir, &path, "12345".into()).await.unwrap();
+    let first = host.read_from(&dir, &path, 0, 100).await.unwrap();
+    host.write(&dir, &path, "12".into(), 0o600).await.unwrap();
+    let replaced = host.read_from(&dir, &path, 5, 100).await.unwrap();
+    assert_eq!((replaced.bytes.len(), replaced.len), (0, 2));
+    assert_ne!(replaced.identity, first.identity);
+    host.remove(&dir, &path).await.unwrap();
+    host.append(&dir, &path, "1234567".into()).await.unwrap();
+    let made_again = host.read_from(&dir, &path, 0, 100).await.unwrap();
+    assert_ne!(made_again.identity, replaced.identity);
+    assert_ne!(made_again.identity, first.identity);
+}
+
 /// `side` stands for a directory outside of the workdir that an agent's link points to.
 pub async fn a_link_on_the_way_is_never_followed(host: &dyn Host) {
     let dir = task(host).await;
@@ -87,6 +121,7 @@ pub async fn a_link_on_the_way_is_never_followed(host: &dyn Host) {
             other => panic!("{link}: {other:?}"),
         };
         refused(host.read(&dir, &path, 99).await.map(drop));
+        refused(host.read_from(&dir, &path, 0, 99).await.map(drop));
         refused(host.info(&dir, &path).await.map(drop));
         refused(host.write(&dir, &path, "x".into(), 0o600).await);
         refused(host.append(&dir, &path, "x".into()).await);
@@ -109,6 +144,7 @@ pub async fn a_link_at_the_end_is_never_followed(host: &dyn Host) {
     host.link(&dir, &path, &dir.join(&rel("side/secret"))).await.unwrap();
     for answer in [
         host.read(&dir, &path, 99).await.map(drop),
+        host.read_from(&dir, &path, 0, 99).await.map(drop),
         host.info(&dir, &path).await.map(drop),
         host.append(&dir, &path, "x".into()).await,
     ] {
@@ -129,6 +165,7 @@ pub async fn a_directory_is_no_file(host: &dyn Host) {
     host.make_dir(&dir, &path).await.unwrap();
     for answer in [
         host.read(&dir, &path, 99).await.map(drop),
+        host.read_from(&dir, &path, 0, 99).await.map(drop),
         host.info(&dir, &path).await.map(drop),
         host.append(&dir, &path, "x".into()).await,
     ] {

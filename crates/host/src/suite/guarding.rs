@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use super::{PATIENCE, script, task, wait_until};
-use crate::{AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, Host, HostError, Signal, TaskDir};
+use crate::{
+    AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, Host, HostError, Signal, Stage, TaskDir,
+};
 
 fn spec(dir: &TaskDir, script: &str) -> GuardSpec {
     GuardSpec {
@@ -14,6 +16,7 @@ fn spec(dir: &TaskDir, script: &str) -> GuardSpec {
         run_mark: format!("suite-{}", uuid::Uuid::new_v4()),
         term_after: Duration::from_secs(60),
         kill_after: Duration::from_secs(70),
+        stage: Stage::Headless,
     }
 }
 

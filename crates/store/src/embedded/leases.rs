@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::Embedded;
+use super::columns::{parsed, status_text};
 use super::db::Failure;
-use super::seeds::{parsed, status_text};
 use crate::clock::from_millis;
 use crate::seeds::check_pool;
 use crate::{Holder, LEASE_TTL, Lease, Leases, Renewal, Result, SeedId, SeedStatus, Want};

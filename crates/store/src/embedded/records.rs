@@ -12,10 +12,10 @@ use rusqlite::{
 };
 
 use super::Embedded;
+use super::columns::{from_json, json, parsed, parsed_opt};
 use super::db::Failure;
-use super::seeds::{from_json, json, parsed, parsed_opt};
 use crate::local::invalid;
-use crate::records::check_body;
+use crate::records::{check_body, readable};
 use crate::{
     Inserted, Page, PageRequest, RecordFilter, RecordRow, Records, Result, SeedId, SessionId, StoreError,
 };
@@ -79,17 +79,19 @@ impl Records for Embedded {
             Ok(c.prepare_cached(&sql)?.query_row([id.as_str()], record_row).optional()?)
         };
         let found = self.core.db.run("reading a record", read).await?;
-        Ok(self.opened(found.into_iter().collect()).await?.pop())
+        self.opened(found.into_iter().collect()).await?.pop().transpose()
     }
 
     async fn list(&self, filter: &RecordFilter, page: &PageRequest) -> Result<Page<RecordRow>> {
         let limit = page.rows();
         let query = Query::new(filter, page.after()?, limit + 1)?;
         let rows = self.core.db.run("listing records", move |c| query.run(c)).await?;
-        let rows = self.opened(rows).await?;
-        Ok(Page::cut(rows, limit, |row| {
+        // Cut before anything is left out, so that the next page begins where this one ends.
+        let page = Page::cut(rows, limit, |row| {
             (i64::try_from(row.created_at.as_nanosecond()).unwrap_or(i64::MAX), row.id.to_string())
-        }))
+        });
+        let data = readable(self.opened(page.data).await?);
+        Ok(Page { data, next_cursor: page.next_cursor })
     }
 
     async fn unfinished(&self) -> Result<Vec<RecordRow>> {
@@ -100,7 +102,7 @@ impl Records for Embedded {
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         };
         let rows = self.core.db.run("listing records", read).await?;
-        self.opened(rows).await
+        self.opened(rows).await?.into_iter().collect()
     }
 
     async fn delete(&self, id: &SessionId) -> Result<()> {
@@ -134,16 +136,17 @@ impl Embedded {
         .await
     }
 
-    async fn opened(&self, mut rows: Vec<RecordRow>) -> Result<Vec<RecordRow>> {
+    async fn opened(&self, rows: Vec<RecordRow>) -> Result<Vec<Result<RecordRow>>> {
         if rows.is_empty() {
-            return Ok(rows);
+            return Ok(Vec::new());
         }
         let core = self.core.clone();
         self.login_work("opening records", move || {
-            for row in &mut rows {
-                row.body = core.sealer.open(&bound_to(&row.id), &row.body)?.into();
-            }
-            Ok(rows)
+            let open = |row: RecordRow| {
+                let body = core.sealer.open(&bound_to(&row.id), &row.body)?.into();
+                Ok(RecordRow { body, ..row })
+            };
+            Ok(rows.into_iter().map(open).collect())
         })
         .await
     }

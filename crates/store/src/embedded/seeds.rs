@@ -1,23 +1,24 @@
 //! Logins: rows, and sealed archives that are complete before a row names them.
 
-use std::collections::BTreeSet;
-use std::io::Read;
+mod archive;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use super::blobs::{Fresh, Kind};
+use super::Embedded;
+use super::blobs::Fresh;
+use super::columns::{from_json, json, parsed, status, status_text};
 use super::db::Failure;
-use super::{Core, Embedded};
+use super::doomed::doom;
 use crate::clock::from_millis;
-use crate::local::{invalid, unavailable};
-use crate::seeds::{SEED_LIMIT, check_metadata, check_pool, merge_metadata};
+use crate::local::invalid;
+use crate::seeds::{check_metadata, check_pool, merge_metadata};
 use crate::{
     Account, Holder, NewSeed, Page, PageRequest, Result, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedRow,
     SeedStatus, SeedVersion, Seeds, StoreError, StoredLease, seed_archive,
 };
+use archive::{StoredBlob, read_archive};
 
 /// Columns in the order in which [`seed_row`] reads them.
 const COLUMNS: &str = "id, pool, status, status_reason, account, metadata, blob, lease_holder, lease_expires, \
@@ -221,41 +222,6 @@ impl Embedded {
     }
 }
 
-/// An archive on disk that no row names yet.
-struct StoredBlob {
-    name: String,
-    sha256: String,
-    fresh: Fresh,
-}
-
-impl StoredBlob {
-    /// Seals an archive into a new blob, and reads it back: a row never names bytes that nobody has seen on disk.
-    fn write(core: &Core, archive: &[u8]) -> Result<Self> {
-        let name = Kind::Seed.mint();
-        let sha256 = seed_archive::sha256_hex(archive);
-        let fresh = core.blobs.put(&name, &core.sealer.seal(&name, archive)?)?;
-        read_archive(core, &name, &sha256)?;
-        Ok(Self { name, sha256, fresh })
-    }
-}
-
-/// The archive in a blob, which must have this hash.
-fn read_archive(core: &Core, name: &str, sha256: &str) -> Result<Vec<u8>> {
-    let mut sealed = Vec::new();
-    let room = SEED_LIMIT as u64 + 1024;
-    core.blobs
-        .read(name)?
-        .take(room)
-        .read_to_end(&mut sealed)
-        .map_err(|e| unavailable("reading a login", format_args!("{name}: {e}")))?;
-    let archive = core.sealer.open(name, &sealed)?;
-    if seed_archive::sha256_hex(&archive) != sha256 {
-        let why = "it has another hash than its row says".to_owned();
-        return Err(StoreError::Damaged { what: format!("blob {name}"), why });
-    }
-    Ok(archive)
-}
-
 /// Points a row at another blob.
 struct Swap {
     seed: SeedId,
@@ -389,96 +355,6 @@ fn seed_row(row: &Row<'_>, now: i64) -> rusqlite::Result<SeedRow> {
     })
 }
 
-/// How a status stands in the database.
-pub(super) fn status_text(status: SeedStatus) -> &'static str {
-    match status {
-        SeedStatus::Alive => "alive",
-        SeedStatus::Dead => "dead",
-        SeedStatus::NeedsRecovery => "needs_recovery",
-    }
-}
-
-fn status(row: &Row<'_>, column: usize) -> rusqlite::Result<SeedStatus> {
-    match row.get_ref(column)?.as_str()? {
-        "alive" => Ok(SeedStatus::Alive),
-        "dead" => Ok(SeedStatus::Dead),
-        "needs_recovery" => Ok(SeedStatus::NeedsRecovery),
-        other => Err(unreadable(column, format!("{other:?} is no status").into())),
-    }
-}
-
-/// Reads an id.
-pub(super) fn parsed<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
-where
-    T: std::str::FromStr,
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    row.get_ref(column)?.as_str()?.parse().map_err(|e| unreadable(column, Box::new(e)))
-}
-
-/// Reads an id that may be missing.
-pub(super) fn parsed_opt<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>>
-where
-    T: std::str::FromStr,
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    match row.get_ref(column)?.as_str_or_null()? {
-        None => Ok(None),
-        Some(_) => parsed(row, column).map(Some),
-    }
-}
-
-/// Reads JSON.
-pub(super) fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
-    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|e| unreadable(column, Box::new(e)))
-}
-
-fn unreadable(column: usize, why: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, why)
-}
-
-/// Writes JSON.
-pub(super) fn json(value: &impl serde::Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| invalid("value", e.to_string()))
-}
-
 fn seconds(ms: i64) -> u64 {
     u64::try_from(ms / 1000).unwrap_or(0)
-}
-
-/// Notes that no row names a blob any more.
-pub(super) fn doom(tx: &Transaction<'_>, blob: &str, owner: &str, now: i64) -> rusqlite::Result<()> {
-    tx.execute(
-        "INSERT OR REPLACE INTO doomed_blobs (blob, owner, at) VALUES (?1, ?2, ?3)",
-        (blob, owner, now),
-    )
-    .map(drop)
-}
-
-/// Every blob that a row, or the list of doomed ones, names.
-pub(super) fn blob_names(connection: &Connection) -> Result<BTreeSet<String>> {
-    let read = || -> rusqlite::Result<BTreeSet<String>> {
-        let mut statement = connection.prepare(
-            "SELECT blob FROM seeds UNION SELECT blob FROM snapshots UNION SELECT blob FROM doomed_blobs",
-        )?;
-        let names = statement.query_map([], |row| row.get(0))?;
-        names.collect()
-    };
-    read().map_err(|e| Failure::Sql(e).named("listing blobs"))
-}
-
-/// The blobs that were doomed at `before` or earlier. One that a row names after all is not among them (INV-54).
-pub(super) fn doomed_before(connection: &Connection, before: i64) -> Result<Vec<String>, Failure> {
-    let mut statement = connection.prepare_cached(
-        "SELECT blob FROM doomed_blobs WHERE at <= ?1
-         AND blob NOT IN (SELECT blob FROM seeds) AND blob NOT IN (SELECT blob FROM snapshots)",
-    )?;
-    let names = statement.query_map([before], |row| row.get(0))?;
-    Ok(names.collect::<rusqlite::Result<_>>()?)
-}
-
-/// Forgets a doomed blob whose file is gone.
-pub(super) fn forget_doomed(connection: &Connection, blob: &str) -> Result<(), Failure> {
-    connection.execute("DELETE FROM doomed_blobs WHERE blob = ?1", [blob])?;
-    Ok(())
 }

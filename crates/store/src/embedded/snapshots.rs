@@ -13,8 +13,10 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
 use super::blobs::{Fresh, Kind};
+use super::columns::{parsed, parsed_opt};
 use super::db::Failure;
-use super::seeds::{commit, doom, parsed, parsed_opt};
+use super::doomed::doom;
+use super::seeds::commit;
 use super::{Core, Embedded, OPERATION_LIMIT};
 use crate::clock::from_millis;
 use crate::local::unavailable;

@@ -24,6 +24,8 @@ pub(super) struct State {
     pub(super) logins: BTreeMap<SeedId, Login>,
     pub(super) snapshots: BTreeMap<SnapshotId, Snapshot>,
     pub(super) records: BTreeMap<SessionId, RecordRow>,
+    /// Records that cannot be read.
+    pub(super) damaged_records: BTreeSet<SessionId>,
     /// Idempotency key to digest, session and time.
     pub(super) keys: HashMap<String, (String, SessionId, i64)>,
     pub(super) spool: BTreeMap<String, SpoolEntry>,
@@ -109,6 +111,14 @@ pub(super) struct Snapshot {
 }
 
 impl State {
+    pub(super) fn opened(&self, row: RecordRow) -> Result<RecordRow> {
+        if self.damaged_records.contains(&row.id) {
+            let what = format!("session record {}", row.id);
+            return Err(StoreError::Damaged { what, why: "it was damaged on purpose".to_owned() });
+        }
+        Ok(row)
+    }
+
     pub(super) fn login(&self, id: &SeedId) -> Result<&Login> {
         self.logins.get(id).ok_or_else(|| StoreError::NotFound { what: "seed", id: id.to_string() })
     }

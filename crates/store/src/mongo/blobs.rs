@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::{CollectionOptions, ReadConcern};
@@ -15,7 +16,8 @@ use mongodb::options::{CollectionOptions, ReadConcern};
 use futures_util::TryStreamExt;
 
 use super::call::{Tried, again};
-use super::gridfs::{Upload, damaged};
+use super::gridfs::damaged;
+use super::sealed_files::FileWriter;
 use super::{BLOB_GRACE, Core, not_now};
 use crate::Result;
 use crate::seeds::SEED_LIMIT;
@@ -75,12 +77,12 @@ impl Core {
     }
 
     /// Stores a login's archive as a blob, and reads it back: a document never names bytes that nobody has seen there.
-    pub(super) async fn store_login(&self, id: ObjectId, owner: &str, archive: &[u8]) -> Tried<()> {
+    pub(super) async fn store_login(&self, id: ObjectId, owner: &str, archive: Bytes) -> Tried<()> {
         self.begin_blob(id, owner).await?;
-        let mut upload = Upload::begin(id);
-        upload.write(self, archive).await?;
-        // Without metadata, as Python's own host-free writes have it (T-011): no process of theirs made it.
-        upload.finish(self, "seed", None).await?;
+        let file = FileWriter::begin(self, id)?.write(self, archive.clone()).await?;
+        // Without metadata (but for the key), as Python's own host-free writes have it (T-011): no process of theirs
+        // made it.
+        file.finish(self, "seed", None).await?;
         if self.read_file(id, SEED_LIMIT).await? != archive {
             return Err(damaged(id, "it does not read back as it was written").into());
         }

@@ -11,19 +11,19 @@
 //!
 //! Readers here tolerate every field missing or of another kind (T-003), as a peer may have written it.
 
-use jiff::Timestamp;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::Update;
+use super::gridfs::key_of;
+use super::keys::Keys;
+use super::notes::{note, to_json};
 use crate::clock::from_millis;
-use crate::seeds::OWN_NOTES;
+use crate::seeds::{KEY_NOTE, OWN_NOTES};
 use crate::{
     Account, Holder, Result, SeedId, SeedPatch, SeedRow, SeedStatus, SeedVersion, StoreError, StoredLease,
 };
-
-/// When a verdict was reached.
-const CHECKED_AT: &str = "checkedAt";
 
 /// A login as it was read, and what the server said of its lease.
 pub(super) struct SeedDocument {
@@ -57,14 +57,26 @@ impl SeedDocument {
         })
     }
 
-    /// Refuses a login that is encrypted: without its key nothing may be said of it (T-072).
-    pub(super) fn check_readable(&self) -> Result<()> {
-        match self.metadata().and_then(|m| m.get("enc")) {
-            None | Some(Bson::Null) => Ok(()),
-            Some(key) => Err(StoreError::Locked {
-                what: format!("seed {}", self.id),
-                key: key.as_str().unwrap_or("unknown").to_owned(),
-            }),
+    /// Refuses a login that is encrypted with a key that is not at hand: nothing may be said of it (T-072).
+    pub(super) fn check_readable(&self, keys: &Keys) -> Result<()> {
+        match key_of(&self.document) {
+            Some(key) if keys.sealer(key).is_none() => {
+                Err(StoreError::Locked { what: format!("seed {}", self.id), key: key.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Has an update name the key of the blob that it points the document to, or no key. Where the notes are no
+    /// document there is no place for it; the file says the same.
+    pub(super) fn set_key(&self, update: &mut Update, key: Option<&str>) {
+        let place = format!("metadata.{KEY_NOTE}");
+        match (key, self.document.get("metadata")) {
+            (Some(key), None | Some(Bson::Document(_))) => drop(update.set.insert(place, key)),
+            (None, Some(Bson::Document(notes))) if notes.contains_key(KEY_NOTE) => {
+                update.unset.insert(place, "");
+            }
+            _ => {}
         }
     }
 
@@ -94,13 +106,19 @@ impl SeedDocument {
         })
     }
 
-    /// What a list shows, given whose login it is.
-    pub(super) fn row(&self, account: Account) -> Result<SeedRow> {
+    /// What a list shows, given whose login it is. One that is locked keeps its status, which is not ours to change,
+    /// and says why it is of no use here.
+    pub(super) fn row(&self, account: Account, keys: &Keys) -> Result<SeedRow> {
         let document = &self.document;
         let date =
             |field: &str| document.get_datetime(field).ok().map(|at| from_millis(at.timestamp_millis()));
         let created_at = from_millis(self.created);
-        let (status, status_reason) = self.status();
+        let (status, reason) = self.status();
+        let status_reason = match (self.check_readable(keys), reason) {
+            (Ok(()), reason) => reason,
+            (Err(locked), None) => Some(locked.to_string()),
+            (Err(locked), Some(reason)) => Some(format!("{locked}; {reason}")),
+        };
         let lease = document.get_document("lease").ok();
         let lease = lease.and_then(|lease| {
             Some(StoredLease {
@@ -125,7 +143,7 @@ impl SeedDocument {
             last_refreshed_at: date("lastRefreshedAt"),
             last_verified_at: date("lastVerifiedAt"),
             metadata: metadata
-                .filter(|(key, _)| *key != OWN_NOTES)
+                .filter(|(key, _)| ![OWN_NOTES, KEY_NOTE].contains(&key.as_str()))
                 .map(|(key, value)| (key.clone(), to_json(value)))
                 .collect(),
         })
@@ -206,62 +224,6 @@ pub(super) fn changes(patch: SeedPatch) -> Result<(Document, Document)> {
     Ok((set, unset))
 }
 
-/// Notes of the consumer as BSON.
-pub(super) fn metadata_document(metadata: Map<String, Value>) -> Result<Document> {
-    metadata.into_iter().map(|(key, value)| note(&key, value).map(|note| (key, note))).collect()
-}
-
-/// One note as BSON. The time of a verdict is text in JSON, which has no dates, and a date for Python (T-217).
-fn note(key: &str, value: Value) -> Result<Bson> {
-    let mut note = to_bson(value)?;
-    if let ("verify", Bson::Document(verdict)) = (key, &mut note)
-        && let Some(at) = verdict.get_str(CHECKED_AT).ok().and_then(|at| at.parse::<Timestamp>().ok())
-    {
-        verdict.insert(CHECKED_AT, date(at.as_millisecond()));
-    }
-    Ok(note)
-}
-
-fn to_bson(value: Value) -> Result<Bson> {
-    let too_large = |number: &serde_json::Number| StoreError::Invalid {
-        field: "metadata",
-        why: format!("the number {number} is too large"),
-    };
-    Ok(match value {
-        Value::Null => Bson::Null,
-        Value::Bool(value) => Bson::Boolean(value),
-        Value::Number(number) if number.is_f64() => {
-            Bson::Double(number.as_f64().ok_or_else(|| too_large(&number))?)
-        }
-        Value::Number(number) => Bson::Int64(number.as_i64().ok_or_else(|| too_large(&number))?),
-        Value::String(text) => Bson::String(text),
-        Value::Array(items) => Bson::Array(items.into_iter().map(to_bson).collect::<Result<_>>()?),
-        Value::Object(fields) => {
-            let fields = fields.into_iter().map(|(key, value)| Ok((key, to_bson(value)?)));
-            Bson::Document(fields.collect::<Result<_>>()?)
-        }
-    })
-}
-
-/// What a consumer, perhaps a Python one, noted, as JSON: dates and ids as text.
-fn to_json(value: &Bson) -> Value {
-    match value {
-        Bson::Null | Bson::Undefined => Value::Null,
-        Bson::Boolean(value) => Value::Bool(*value),
-        Bson::Int32(number) => (*number).into(),
-        Bson::Int64(number) => (*number).into(),
-        Bson::Double(number) => (*number).into(),
-        Bson::String(text) => text.clone().into(),
-        Bson::Array(items) => items.iter().map(to_json).collect(),
-        Bson::Document(fields) => {
-            Value::Object(fields.iter().map(|(key, value)| (key.clone(), to_json(value))).collect())
-        }
-        Bson::DateTime(at) => from_millis(at.timestamp_millis()).to_string().into(),
-        Bson::ObjectId(id) => id.to_hex().into(),
-        other => other.to_string().into(),
-    }
-}
-
 /// A time as BSON has it.
 pub(super) fn date(ms: i64) -> DateTime {
     DateTime::from_millis(ms)
@@ -280,7 +242,7 @@ mod tests {
     #[test]
     fn a_document_with_nothing_but_what_capture_writes_is_an_alive_free_clean_seed() {
         let seed = read(doc! { "_id": ObjectId::new(), "blobId": ObjectId::new() }, false);
-        let row = seed.row(Account::default()).unwrap();
+        let row = seed.row(Account::default(), &Keys::default()).unwrap();
         assert_eq!((row.status, row.status_reason, row.pool), (SeedStatus::Alive, None, None));
         assert_eq!((row.lease, row.dirty, row.created_at), (None, false, row.updated_at));
         assert!(row.metadata.is_empty());
@@ -292,7 +254,7 @@ mod tests {
             "_id": ObjectId::new(), "blobId": ObjectId::new(), "poolKey": 3, "status": "invented", "lease": "?",
             "metadata": { "when": date(0), "n": 1_i32 }, "updatedAt": "yesterday", "manifestVersion": 77,
         };
-        let row = read(odd, false).row(Account::default()).unwrap();
+        let row = read(odd, false).row(Account::default(), &Keys::default()).unwrap();
         assert_eq!((row.status, row.pool, row.lease, row.dirty), (SeedStatus::Alive, None, None, true));
         assert_eq!(
             serde_json::json!(row.metadata),
@@ -316,24 +278,29 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_a_verdict_is_a_date_and_text_that_looks_like_one_stays_text() {
-        let at = "2026-07-02T00:11:54.339Z";
-        let notes = |value: Value| metadata_document(value.as_object().unwrap().clone()).unwrap();
-        let verify = serde_json::json!({ "alive": null, "checkedAt": at, "reason": at });
-        let stored = notes(serde_json::json!({ "verify": verify, "other": { "checkedAt": at } }));
-        let (verdict, other) =
-            (stored.get_document("verify").unwrap(), stored.get_document("other").unwrap());
-        assert_eq!(verdict.get_datetime("checkedAt").unwrap().timestamp_millis(), 1_782_951_114_339);
-        assert_eq!((verdict.get_str("reason").unwrap(), other.get_str("checkedAt").unwrap()), (at, at));
-        assert_eq!(to_json(&stored.get("verify").unwrap().clone()), verify, "and reads as it was");
-        let odd = notes(serde_json::json!({ "verify": { "checkedAt": "yesterday" } }));
-        assert_eq!(odd.get_document("verify").unwrap().get_str("checkedAt").unwrap(), "yesterday");
+    fn an_encrypted_login_is_locked_and_not_damaged() {
+        let seed = doc! { "_id": ObjectId::new(), "metadata": { "enc": "key-7" } };
+        let error = read(seed, false).check_readable(&Keys::default()).unwrap_err();
+        assert!(matches!(&error, StoreError::Locked { key, .. } if key == "key-7"), "{error}");
     }
 
     #[test]
-    fn an_encrypted_login_is_locked_and_not_damaged() {
-        let seed = doc! { "_id": ObjectId::new(), "metadata": { "enc": "key-7" } };
-        let error = read(seed, false).check_readable().unwrap_err();
-        assert!(matches!(&error, StoreError::Locked { key, .. } if key == "key-7"), "{error}");
+    fn a_documents_key_is_named_and_taken_away_wherever_there_is_a_place_for_it() {
+        let update = |metadata: Option<Bson>, key| {
+            let mut seed = doc! { "_id": ObjectId::new(), "blobId": ObjectId::new() };
+            seed.extend(metadata.map(|notes| ("metadata".to_owned(), notes)));
+            let mut update = Update::default();
+            read(seed, false).set_key(&mut update, key);
+            (update.set, update.unset)
+        };
+        let named = (doc! { "metadata.enc": "k" }, doc! {});
+        assert_eq!(update(None, Some("k")), named);
+        assert_eq!(update(Some(doc! { "enc": "old" }.into()), Some("k")), named);
+        assert_eq!(update(Some(doc! { "enc": "old" }.into()), None), (doc! {}, doc! { "metadata.enc": "" }));
+        // An update of a field below these would fail, and with it the save of a login.
+        for odd in [Bson::Null, "text".into(), 3.into()] {
+            assert_eq!(update(Some(odd), Some("k")), (doc! {}, doc! {}));
+        }
+        assert_eq!(update(Some(doc! {}.into()), None), (doc! {}, doc! {}));
     }
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::Core;
 use super::call::{Tried, again};
 use crate::StoreError;
+use crate::seeds::KEY_NOTE;
 
 /// Length of a chunk but the last (T-010).
 const CHUNK: usize = 261_120;
@@ -36,9 +37,9 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// Begins the file with this id. The caller has it in the journal.
-    pub(super) fn begin(id: ObjectId) -> Self {
-        Self { id, sent: 0, buffer: BytesMut::new() }
+    /// Begins the file with this id and these bytes. The caller has it in the journal.
+    pub(super) fn begin(id: ObjectId, header: &[u8]) -> Self {
+        Self { id, sent: 0, buffer: header.into() }
     }
 
     pub(super) fn id(&self) -> ObjectId {
@@ -75,8 +76,8 @@ impl Upload {
         Ok(())
     }
 
-    /// Writes what is left, then the file's document, and answers its length.
-    pub(super) async fn finish(mut self, core: &Core, name: &str, metadata: Option<Document>) -> Tried<u64> {
+    /// Writes what is left, then the file's document.
+    pub(super) async fn finish(mut self, core: &Core, name: &str, metadata: Option<Document>) -> Tried<()> {
         let len = self.len();
         let rest = std::mem::take(&mut self.buffer);
         if !rest.is_empty() {
@@ -93,7 +94,7 @@ impl Upload {
             file.insert("metadata", metadata);
         }
         core.files.insert_one(file).await?;
-        Ok(len)
+        Ok(())
     }
 }
 
@@ -101,6 +102,7 @@ impl Upload {
 pub(super) struct Download {
     id: ObjectId,
     cursor: Cursor<Document>,
+    key: Option<String>,
     length: u64,
     chunk: u64,
     next: i64,
@@ -114,11 +116,21 @@ impl Download {
         let file = file.ok_or_else(|| damaged(id, "it is missing"))?;
         let sizes = number(&file, "length").zip(number(&file, "chunkSize").filter(|size| *size > 0));
         let (length, chunk) = sizes.ok_or_else(|| damaged(id, "its length is not readable"))?;
+        let key = key_of(&file).map(str::to_owned);
         let cursor = again(|| async {
             let chunks = core.chunks.find(doc! { "files_id": id }).projection(doc! { "n": 1, "data": 1 });
             chunks.sort(doc! { "n": 1 }).batch_size(BATCH as u32).await
         });
-        Ok(Self { id, cursor: cursor.await?, length, chunk, next: 0, read: 0 })
+        Ok(Self { id, cursor: cursor.await?, key, length, chunk, next: 0, read: 0 })
+    }
+
+    pub(super) fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// The key that the file is sealed with, if it is sealed.
+    pub(super) fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// The file's length in bytes.
@@ -150,25 +162,20 @@ impl Download {
 }
 
 impl Core {
-    /// Reads a small file whole. One over `limit` bytes is refused.
-    pub(super) async fn read_file(&self, id: ObjectId, limit: usize) -> Tried<Vec<u8>> {
-        let mut file = Download::open(self, id).await?;
-        if file.length() > limit as u64 {
-            return Err(damaged(id, &format!("it is larger than {limit} bytes")).into());
-        }
-        let mut bytes = Vec::with_capacity(file.length() as usize);
-        while let Some(chunk) = file.next().await? {
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes)
-    }
-
     /// Deletes a file, or what there is of it; absent is fine. The document first: a reader that comes later finds no
     /// file rather than half of one.
     pub(super) async fn delete_file(&self, id: ObjectId) -> Tried<()> {
         again(|| async { self.files.delete_one(doc! { "_id": id }).await }).await?;
         again(|| async { self.chunks.delete_many(doc! { "files_id": id }).await }).await?;
         Ok(())
+    }
+}
+
+/// The key that stands in a document's, or a file's, `metadata` (T-072).
+pub(super) fn key_of(document: &Document) -> Option<&str> {
+    match document.get_document("metadata").ok()?.get(KEY_NOTE)? {
+        Bson::Null => None,
+        key => Some(key.as_str().unwrap_or("unknown")),
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::ReturnDocument;
 
 use super::call::again;
 use super::documents::{lease_end, object_id, seed_id};
 use super::{Core, Mongo};
 use crate::clock::from_millis;
-use crate::seeds::check_pool;
+use crate::seeds::{KEY_NOTE, check_pool};
 use crate::{Holder, LEASE_TTL, Lease, Leases, Renewal, Result, SeedId, StoreError, Want};
 
 /// Holders remembered because nobody knows whether they acquired. A service that has more of them at once has other
@@ -31,15 +31,17 @@ impl Leases for Mongo {
         let mut free = wanted.clone();
         free.insert("status", doc! { "$ne": "dead" });
         // Stricter than Python, which also takes an expired one: here that is dirty. Null or absent (T-084).
-        free.insert("lease", mongodb::bson::Bson::Null);
-        self.core.acquire(wanted, free, holder).await
+        free.insert("lease", Bson::Null);
+        let lease = self.core.acquire(wanted, free, holder).await?;
+        self.core.found(lease, want).await
     }
 
     async fn acquire_for_recovery(&self, seed: &SeedId, holder: &Holder) -> Result<Option<Lease>> {
         let wanted = doc! { "_id": object_id(seed) };
         let mut free = wanted.clone();
         free.insert("$expr", self.core.free());
-        self.core.acquire(wanted, free, holder).await
+        let lease = self.core.acquire(wanted, free, holder).await?;
+        self.core.found(lease, &Want::Seed(seed.clone())).await
     }
 
     async fn renew(&self, seed: &SeedId, holder: &Holder) -> Result<Renewal> {
@@ -85,7 +87,10 @@ impl Core {
         doc! { "$add": [self.now(), LEASE_TTL.as_millis() as i64] }
     }
 
-    async fn acquire(&self, wanted: Document, free: Document, holder: &Holder) -> Result<Option<Lease>> {
+    /// A login that is locked is no use to anybody here and its lease would only keep it from those who can read it, so
+    /// nobody gets it: a pool goes on with the next one, and whoever names it is told.
+    async fn acquire(&self, wanted: Document, mut free: Document, holder: &Holder) -> Result<Option<Lease>> {
+        free.insert(format!("metadata.{KEY_NOTE}"), doc! { "$in": self.archive_keys.readable() });
         if self.is_unsettled(holder)
             && let Some(lease) = self.own(wanted.clone(), holder).await?
         {
@@ -122,6 +127,17 @@ impl Core {
             }
             settled => settled,
         }
+    }
+
+    /// What to answer whoever wants this: when it is one login that was not to be had because it is locked, that.
+    async fn found(&self, lease: Option<Lease>, want: &Want) -> Result<Option<Lease>> {
+        let Want::Seed(seed) = want else { return Ok(lease) };
+        if lease.is_none() {
+            let what = "looking for a lease";
+            let stored = self.limited(what, self.limit, self.stored(seed)).await?;
+            stored.map_or(Ok(()), |stored| stored.check_readable(&self.archive_keys))?;
+        }
+        Ok(lease)
     }
 
     /// The lease that this holder has after all, extended.

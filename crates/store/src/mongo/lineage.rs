@@ -68,7 +68,7 @@ impl Core {
     /// cannot be read: a list of seeds must not fail because of one of them.
     pub(super) async fn derive(&self, seed: &SeedDocument) -> Option<(Account, Option<String>)> {
         let read = async {
-            seed.check_readable()?;
+            seed.check_readable(&self.archive_keys)?;
             let blob = seed.blob()?;
             let archive = self.read_file(blob, SEED_LIMIT).await?;
             let account_of = self.account_of;

@@ -18,7 +18,7 @@ use super::documents::date;
 use super::gridfs::number;
 use super::{Core, Mongo};
 use crate::local::invalid;
-use crate::records::check_body;
+use crate::records::{check_body, readable};
 use crate::{
     Inserted, Page, PageRequest, RecordFilter, RecordRow, Records, Result, SeedId, SessionId, StoreError,
 };
@@ -48,7 +48,11 @@ impl Records for Mongo {
     async fn get(&self, id: &SessionId) -> Result<Option<RecordRow>> {
         let core = &self.core;
         let this = doc! { "_id": id.as_str() };
-        Ok(core.limited("reading a record", core.limit, core.records(this, doc! {}, 1)).await?.pop())
+        let read = async {
+            let found = core.records(this, doc! {}, 1).await?;
+            core.opened(found).await
+        };
+        core.limited("reading a record", core.limit, read).await?.pop().transpose()
     }
 
     async fn list(&self, filter: &RecordFilter, page: &PageRequest) -> Result<Page<RecordRow>> {
@@ -56,15 +60,24 @@ impl Records for Mongo {
         let wanted = query(filter, page.after()?);
         let core = &self.core;
         let newest_first = doc! { "createdNs": -1, "_id": -1 };
-        let read = core.records(wanted, newest_first, limit as i64 + 1);
-        let rows = core.limited("listing records", core.limit, read).await?;
-        Ok(Page::cut(rows, limit, |row| (nanoseconds(row).unwrap_or(i64::MAX), row.id.to_string())))
+        let read = async {
+            let found = core.records(wanted, newest_first, limit as i64 + 1).await?;
+            // Cut before anything is left out, so that the next page begins where this one ends.
+            let page = Page::cut(found, limit, place);
+            let data = readable(core.opened(page.data).await?);
+            Ok(Page { data, next_cursor: page.next_cursor })
+        };
+        core.limited("listing records", core.limit, read).await
     }
 
     async fn unfinished(&self) -> Result<Vec<RecordRow>> {
         let core = &self.core;
-        let read = core.records(doc! { "finished": false }, doc! { "createdNs": 1, "_id": 1 }, 0);
-        core.limited("listing records", core.limit, read).await
+        let read = async {
+            let oldest_first = doc! { "createdNs": 1, "_id": 1 };
+            let found = core.records(doc! { "finished": false }, oldest_first, 0).await?;
+            core.opened(found).await
+        };
+        core.limited("listing records", core.limit, read).await?.into_iter().collect()
     }
 
     async fn delete(&self, id: &SessionId) -> Result<()> {
@@ -197,14 +210,17 @@ impl Core {
         })
     }
 
-    /// The service's own records that this filter finds; a limit of 0 is none.
-    async fn records(&self, mut filter: Document, order: Document, limit: i64) -> Tried<Vec<RecordRow>> {
+    /// The service's own records that this filter finds, sealed; a limit of 0 is none.
+    async fn records(&self, mut filter: Document, order: Document, limit: i64) -> Tried<Vec<Document>> {
         filter.insert("service", &self.service);
-        let found = again(|| async {
+        again(|| async {
             let found = self.sessions.find(filter.clone()).sort(order.clone()).limit(limit);
             found.await?.try_collect::<Vec<_>>().await
-        });
-        let found = found.await?;
+        })
+        .await
+    }
+
+    async fn opened(&self, found: Vec<Document>) -> Tried<Vec<Result<RecordRow>>> {
         let sealer = self.sealer.clone();
         self.aside("opening records", move || {
             let open = |document: Document| {
@@ -212,7 +228,7 @@ impl Core {
                 row.body = sealer.open(&bound_to(&row.id), &row.body)?.into();
                 Ok(row)
             };
-            found.into_iter().map(open).collect()
+            Ok(found.into_iter().map(open).collect())
         })
         .await
     }
@@ -228,6 +244,12 @@ enum Taken {
 /// What a body is sealed under.
 fn bound_to(id: &SessionId) -> String {
     format!("session record {id}")
+}
+
+/// What a list is ordered by. A document without a time stands last, as it does in the database.
+fn place(document: &Document) -> (i64, String) {
+    let id = document.get_str("_id").unwrap_or_default();
+    (document.get_i64("createdNs").unwrap_or(i64::MIN), id.to_owned())
 }
 
 fn nanoseconds(row: &RecordRow) -> Option<i64> {

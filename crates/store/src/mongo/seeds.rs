@@ -1,20 +1,24 @@
 //! Logins: documents, and archives that are complete before a document names them.
 
+mod swap;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, Document, doc};
 
-use super::call::{Failure, PAUSE, Tried, again, is_duplicate, is_passing};
-use super::documents::{SeedDocument, changes, date, metadata_document, notes, object_id};
+use super::call::{Failure, Tried, again, is_duplicate};
+use super::documents::{SeedDocument, changes, date, notes, object_id};
+use super::notes::metadata_document;
 use super::{Core, Mongo, Update};
 use crate::local::invalid;
-use crate::seeds::{OWN_NOTES, SEED_LIMIT, check_metadata, check_pool};
+use crate::seeds::{KEY_NOTE, OWN_NOTES, SEED_LIMIT, check_metadata, check_pool};
 use crate::{
     Account, Holder, NewSeed, Page, PageRequest, Result, SaveOutcome, SeedFiles, SeedId, SeedPatch, SeedRow,
     SeedStatus, SeedVersion, Seeds, StoreError, seed_archive,
 };
+use swap::Swap;
 
 /// How often what was decided by reading is decided again, because a peer changed it in between (T-043).
 const TRIES: usize = 3;
@@ -94,7 +98,7 @@ impl Seeds for Mongo {
 }
 
 impl Core {
-    async fn stored(&self, id: &SeedId) -> Tried<Option<SeedDocument>> {
+    pub(super) async fn stored(&self, id: &SeedId) -> Tried<Option<SeedDocument>> {
         let this = doc! { "$match": { "_id": object_id(id) } };
         Ok(self.shown(vec![this], vec![]).await?.pop())
     }
@@ -104,7 +108,7 @@ impl Core {
             Some(account) => account,
             None => self.derive(seed).await.map(|(account, _)| account).unwrap_or_else(unknown),
         };
-        Ok(seed.row(account)?)
+        Ok(seed.row(account, &self.archive_keys)?)
     }
 
     async fn seed_row(&self, id: &SeedId) -> Tried<Option<SeedRow>> {
@@ -122,12 +126,12 @@ impl Core {
         let archive =
             self.aside("packing a login", move || seed_archive::encode(&files, seconds(now))).await?;
         let Some(lineage) = lineage else {
-            return self.insert(&id, seed, None, &archive, now).await;
+            return self.insert(&id, seed, None, archive, now).await;
         };
         self.claim(&lineage, &id).await?;
         let stored = async {
             self.check_twin(&lineage).await?;
-            self.insert(&id, seed, Some(&lineage), &archive, now).await
+            self.insert(&id, seed, Some(&lineage), archive, now).await
         };
         let stored = stored.await;
         self.drop_claim(&lineage, &id).await;
@@ -139,12 +143,13 @@ impl Core {
         id: &SeedId,
         seed: NewSeed,
         lineage: Option<&str>,
-        archive: &[u8],
+        archive: Vec<u8>,
         now: i64,
     ) -> Tried<SeedRow> {
         let blob = ObjectId::new();
         let mut metadata = metadata_document(seed.metadata)?;
         metadata.insert(OWN_NOTES, notes(blob, lineage, &seed.account));
+        metadata.extend(self.archive_keys.writing().map(|(key, _)| (KEY_NOTE.to_owned(), key.into())));
         let mut document = doc! {
             "_id": object_id(id), "createdAt": date(now), "blobId": blob, "manifestVersion": MANIFEST,
         };
@@ -152,7 +157,7 @@ impl Core {
         if let Some(pool) = seed.pool {
             document.insert("poolKey", pool);
         }
-        self.store_login(blob, id.as_str(), archive).await?;
+        self.store_login(blob, id.as_str(), archive.into()).await?;
         let inserted = again(|| async {
             match self.seeds.insert_one(&document).await {
                 // The id is ours: an earlier try arrived, and its answer did not.
@@ -170,7 +175,7 @@ impl Core {
         let mut tries = 1;
         loop {
             let seed = self.stored(id).await?.ok_or_else(|| not_found(id))?;
-            seed.check_readable()?;
+            seed.check_readable(&self.archive_keys)?;
             let blob = seed.blob()?;
             let read = async {
                 let archive = self.read_file(blob, SEED_LIMIT).await?;
@@ -203,7 +208,7 @@ impl Core {
         if seed.holder() != Some(holder.as_str()) {
             return Ok(SaveOutcome::NotHolder);
         }
-        seed.check_readable()?;
+        seed.check_readable(&self.archive_keys)?;
         let from = seed.blob()?;
         let current = SeedVersion(from.to_hex());
         let archive = match self.read_file(from, SEED_LIMIT).await {
@@ -234,69 +239,13 @@ impl Core {
             Prepared::New(archive) => archive,
         };
         let account = seed.known_account();
-        let swap = Swap { id, holder, from, to: ObjectId::new(), lineage, account, now };
-        if let Err(failure) = self.store_login(swap.to, id.as_str(), &archive).await {
+        let to = ObjectId::new();
+        let swap = Swap { id, holder, from, to, lineage, account, now, before: &seed };
+        if let Err(failure) = self.store_login(swap.to, id.as_str(), archive.into()).await {
             self.abandon_blob(swap.to).await;
             return Err(failure);
         }
         self.swap(swap).await
-    }
-
-    /// Points the document at the new blob, if it still names the old one and the holder still has it. What came of it
-    /// is read, whatever the update answered (T-054, T-055).
-    async fn swap(&self, swap: Swap<'_>) -> Tried<SaveOutcome> {
-        self.supersede_blob(swap.from, swap.id.as_str()).await?;
-        let filter = doc! {
-            "_id": object_id(swap.id), "blobId": swap.from, "lease.holder": swap.holder.as_str(),
-        };
-        let update = self.repoint(&swap);
-        let mut tries = 1;
-        loop {
-            let answered = self.seeds.update_one(filter.clone(), update.clone()).await;
-            let outcome = match self.stored(swap.id).await? {
-                None => SaveOutcome::Gone,
-                Some(seed) if seed.blob()? == swap.to => {
-                    self.settle_blob(swap.to).await;
-                    return Ok(SaveOutcome::Saved(SeedVersion(swap.to.to_hex())));
-                }
-                Some(seed) if seed.holder() != Some(swap.holder.as_str()) => SaveOutcome::NotHolder,
-                Some(seed) if seed.blob()? != swap.from => {
-                    SaveOutcome::Superseded { current: SeedVersion(seed.blob()?.to_hex()) }
-                }
-                // Still as it was: the update did not arrive, or the majority does not have it yet, or the lease went
-                // away and came back before this reading. It can be made twice.
-                Some(_) => match answered {
-                    Err(error) if tries == TRIES || !is_passing(&error) => return Err(error.into()),
-                    _ if tries < TRIES => {
-                        tries += 1;
-                        tokio::time::sleep(PAUSE).await;
-                        continue;
-                    }
-                    _ => {
-                        let why = "its lease keeps changing hands".to_owned();
-                        let id = swap.id.to_string();
-                        return Err(StoreError::Conflict { what: "seed", id, why }.into());
-                    }
-                },
-            };
-            self.abandon_blob(swap.to).await;
-            return Ok(outcome);
-        }
-    }
-
-    fn repoint(&self, swap: &Swap<'_>) -> Document {
-        let mut update = Update::default();
-        update.set.insert("blobId", swap.to);
-        update.set.insert("updatedAt", date(swap.now));
-        let own = |key: &str| format!("metadata.{OWN_NOTES}.{key}");
-        // Without a known account these stay stale, and the next reader derives all three.
-        if let Some(account) = &swap.account {
-            for (key, value) in notes(swap.to, swap.lineage.as_deref(), account) {
-                update.set.insert(own(&key), value);
-            }
-        }
-        self.stamp(&mut update, "lastRefreshedAt");
-        update.into_document()
     }
 
     async fn patch(&self, id: &SeedId, holder: Option<&Holder>, patch: SeedPatch) -> Tried<SeedRow> {
@@ -360,17 +309,6 @@ enum Prepared {
     Already,
     Superseded,
     New(Vec<u8>),
-}
-
-/// Points a document at another blob.
-struct Swap<'a> {
-    id: &'a SeedId,
-    holder: &'a Holder,
-    from: ObjectId,
-    to: ObjectId,
-    lineage: Option<String>,
-    account: Option<Account>,
-    now: i64,
 }
 
 fn unknown() -> Account {

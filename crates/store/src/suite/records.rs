@@ -170,3 +170,28 @@ pub async fn a_body_over_the_limit_is_refused(h: Harness) {
     let row = RecordRow { body: Bytes::from(vec![0; RECORD_LIMIT + 1]), ..record(&h, "big") };
     assert!(matches!(h.store.records.insert(row, None).await, Err(StoreError::Invalid { .. })));
 }
+
+pub async fn a_record_that_cannot_be_read_hides_no_other(h: Harness) {
+    let rows = ["oldest", "damaged", "newest"].map(|name| record(&h, name));
+    for row in &rows {
+        insert(&h, row).await;
+    }
+    let [oldest, damaged, newest] = rows;
+    (h.damage_record)(damaged.id.clone()).await;
+    let read = h.store.records.get(&damaged.id).await;
+    assert!(matches!(read, Err(StoreError::Damaged { .. })), "{read:?}");
+    let filter = RecordFilter::default();
+    let all = h.store.records.list(&filter, &PageRequest::default()).await.unwrap();
+    assert_eq!((all.data, all.next_cursor), (vec![newest.clone(), oldest.clone()], None));
+    // Page by page: the one it is on is shorter by it and not the last.
+    let (mut cursor, mut pages) = (None, Vec::new());
+    loop {
+        let page = h.store.records.list(&filter, &PageRequest { cursor, limit: 1 }).await.unwrap();
+        pages.push(page.data);
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, [vec![newest], vec![], vec![oldest]]);
+}

@@ -7,6 +7,7 @@
 mod leases;
 mod model;
 mod room;
+mod sealed;
 mod seeds;
 mod snapshots;
 mod verdicts;

@@ -3,15 +3,17 @@
 #![allow(clippy::unwrap_used, dead_code, reason = "for several test binaries; none uses all of it")]
 
 use std::any::Any;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::io::AsyncWriteExt;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Database};
-use optio_store::ManualClock;
+use optio_store::memory::MemoryStore;
 use optio_store::mongo::{Mongo, Options};
-use optio_store::suite::{Harness, no_journal};
+use optio_store::suite::{DamageRecord, Harness, no_journal};
+use optio_store::{ManualClock, SessionId};
 use optio_testkit::{Mongod, TestDatabase};
 
 /// A database of a test's own, and the store in it.
@@ -96,9 +98,25 @@ impl World {
 }
 
 /// The store on a clock that the test moves.
-pub(crate) async fn harness(clock: Arc<ManualClock>) -> Harness {
+pub(crate) async fn harness(clock: Arc<ManualClock>, options: Options) -> Harness {
     let world = World::new().await;
-    let options = Options { clock: Some(clock.clone()), ..Options::default() };
+    let options = Options { clock: Some(clock.clone()), ..options };
     let store = world.open_with("store", options).await.store(no_journal());
-    Harness { store, clock, keep: Box::new(world) as Box<dyn Any> }
+    let records = world.collection("optio_codex_sessions");
+    let damage_record = Box::new(move |id: SessionId| -> Pin<Box<dyn Future<Output = ()>>> {
+        let records = records.clone();
+        Box::pin(async move {
+            let damaged = records.update_one(doc! { "_id": id.as_str() }, doc! { "$unset": { "host": "" } });
+            assert_eq!(damaged.await.unwrap().modified_count, 1);
+        })
+    });
+    Harness { store, clock, damage_record, keep: Box::new(world) as Box<dyn Any> }
+}
+
+/// Damages records of a store in memory.
+pub(crate) fn damages(memory: MemoryStore) -> DamageRecord {
+    Box::new(move |id| {
+        memory.damage_record(&id);
+        Box::pin(std::future::ready(()))
+    })
 }
