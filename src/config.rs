@@ -2,6 +2,7 @@
 
 mod hooks;
 mod options;
+mod provision;
 mod store;
 
 use std::collections::BTreeMap;
@@ -13,11 +14,15 @@ use anyhow::{Context, Result, ensure};
 use optio_actors::Defaults;
 use optio_actors::sessions::OnExit;
 use optio_actors::settings::ORPHAN_TTL;
+use optio_host::provision::Releases;
 use optio_oauth::HttpOptions;
 use serde_json::{Map, Value};
 
 pub use hooks::{HookOption, HookOptions, HookSet};
-pub use options::{DefaultOptions, LogFormat, OnExitOption, Options, RefreshEncoding, StoreAddress};
+pub use options::{
+    DefaultOptions, LogFormat, OnExitOption, Options, RefreshEncoding, ReleaseUrl, StoreAddress,
+};
+pub use provision::{CodexRelease, ProvisionOptions, Sums, TtydRelease};
 pub use store::{Encryption, StoreChoice};
 
 /// Where the service listens unless it is told otherwise.
@@ -53,10 +58,12 @@ pub struct Config {
     pub public_url: Option<String>,
     /// More values of `Host` to answer to.
     pub allowed_hosts: Vec<String>,
-    /// The codex program; without one the `PATH` decides.
+    /// The codex program, used where it is; without one see [`optio_host::provision`].
     pub codex: Option<PathBuf>,
     /// The ttyd program; without one terminals are served without.
     pub ttyd: Option<PathBuf>,
+    /// What hosts get that have none.
+    pub releases: Releases,
     /// What a session gets that does not say otherwise.
     pub defaults: Defaults,
     /// What an operator has a say in.
@@ -106,6 +113,7 @@ impl Config {
             allowed_hosts: Vec::new(),
             codex: None,
             ttyd: None,
+            releases: Releases::default(),
             defaults: Defaults::default(),
             hooks: HookSet::default(),
             on_exit: OnExit::Teardown,
@@ -165,6 +173,11 @@ impl Config {
             allowed_hosts: options.allowed_hosts.unwrap_or_default(),
             codex: options.codex.map(|path| absolute("codex", &path)).transpose()?,
             ttyd: options.ttyd.map(|path| absolute("ttyd", &path)).transpose()?,
+            releases: provision::releases(
+                options.codex_release_url.as_ref().map(|url| url.0.as_str()),
+                options.ttyd_release_url.as_ref().map(|url| url.0.as_str()),
+                &options.provision.unwrap_or_default(),
+            )?,
             defaults: defaults(options.defaults.unwrap_or_default())?,
             hooks: HookSet::new(hooks::hooks(options.hooks.unwrap_or_default())?),
             on_exit: options.on_exit.unwrap_or_default().into(),

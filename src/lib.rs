@@ -26,6 +26,7 @@ use anyhow::{Context, Result};
 use optio_actors::events::SERVICE_STREAM;
 use optio_actors::sessions::{OnExit, Places};
 use optio_actors::{Service, Settings};
+use optio_host::provision::HostTools;
 use optio_host::{Host, LocalHost, LocalHostConfig};
 use optio_oauth::{ClientError, HttpLoginServer, LoginServer, Offline, REFRESH_URL};
 use optio_store::embedded::BLOB_GRACE;
@@ -163,9 +164,13 @@ async fn settings(config: &Config, store: Store) -> Result<Settings> {
     let local: Arc<dyn Host> = Arc::new(LocalHost::new(places)?);
     let hosts = BTreeMap::from([(local.name().to_owned(), local)]);
     let service_stream = store.journal.open(SERVICE_STREAM).await?;
+    // The directories of a service must be its own: two services of one user may share a task root.
+    let name: String =
+        token::load_or_make(&config.data_dir.join("instance"))?.chars().take(NAME_LENGTH).collect();
+    let downloads = config.data_dir.join("provision");
     Ok(Settings {
-        // The directories of a service must be its own: two services of one user may share a task root.
-        name: token::load_or_make(&config.data_dir.join("instance"))?.chars().take(NAME_LENGTH).collect(),
+        provision: Arc::new(HostTools::new(config.releases.clone(), downloads, &name)),
+        name,
         faults_enabled: config.enable_faults,
         codex: config.codex.clone(),
         ttyd: config.ttyd.clone(),

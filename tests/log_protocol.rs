@@ -4,7 +4,7 @@ mod common;
 
 use common::{END, answers, assert_ordered, conversation, service};
 use optio_testkit::client::Session;
-use optio_testkit::{LIMIT, MockModel, wait_until};
+use optio_testkit::{LIMIT, MockModel, ModelAuth, wait_until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -161,4 +161,21 @@ async fn a_killed_service_tells_every_line_once_and_finds_the_end() {
     once.dedup();
     assert_eq!(once, said, "nothing twice");
     assert_eq!(named(&session, "deliverable").await[0]["accepted"], true);
+}
+
+#[actix::test]
+async fn a_terminal_is_typed_its_answer_and_ends_with_done() {
+    let model = MockModel::start();
+    let server = service().start().await;
+    let config = model.overrides(ModelAuth::Nothing);
+    let terminal = json!({ "mode": "terminal", "instructions": "", "codex_config": config });
+    let session = server.client().create(terminal).await;
+    session.wait_state("working", LIMIT).await;
+    let hand_over = "printf kept > deliverables/x; echo 'DELIVERABLE: deliverables/x' >> optio.log";
+    session.turn(&format!("{}\n@say I wait", shell(hand_over))).await;
+    let heard =
+        model.wait_for_request(|r| r.is_turn() && r.user_text().contains("System: deliverable")).await;
+    assert!(heard.user_text().contains("System: deliverable x: accepted"), "{}", heard.user_text());
+    session.turn(&shell("echo 'DONE: from the terminal' >> optio.log")).await;
+    end(&session, "done", "from the terminal").await;
 }

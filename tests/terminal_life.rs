@@ -104,6 +104,7 @@ async fn a_service_that_was_killed_finds_its_terminal_with_its_screen_and_its_le
     let before = session.wait_state("working", LIMIT).await;
     session.turn("@say remembered by the screen").await;
     shows(&server, "• remembered by the screen").await;
+    turns_end(&server, 1).await;
     session.turn(&format!("@slow 0.2 {}", "tick ".repeat(20))).await;
     shows(&server, "tick tick").await;
 
@@ -115,7 +116,8 @@ async fn a_service_that_was_killed_finds_its_terminal_with_its_screen_and_its_le
     assert_eq!(after["run"]["lease"]["holder"], before["run"]["lease"]["holder"]);
     assert!(after["run"]["lease"]["expires_at"].as_str() > before["run"]["lease"]["expires_at"].as_str());
     shows(&server, "• remembered by the screen").await;
-    shows(&server, &"tick ".repeat(20).trim()).await;
+    shows(&server, "tick ".repeat(20).trim()).await;
+    turns_end(&server, 2).await;
     session.turn("@say and it goes on").await;
     shows(&server, "• and it goes on").await;
     turns_end(&server, 3).await;

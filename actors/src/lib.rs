@@ -29,6 +29,7 @@ pub mod lease_renewer;
 pub mod log_tail;
 mod login;
 pub mod process;
+pub mod provisioner;
 pub mod recovery;
 pub mod seed_login;
 pub mod service;

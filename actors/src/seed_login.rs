@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::provisioner::Provide;
 use crate::settings::Settings;
 use crate::supervision::ExitSlot;
 use crate::throw_away::ThrowAway;
@@ -151,6 +152,8 @@ pub(crate) struct LoginParts {
     pub(crate) note: LoginNote,
     pub(crate) begin: Begin,
     pub(crate) view: watch::Sender<LoginView>,
+    /// Who has codex on the host.
+    pub(crate) provisioner: Recipient<Provide>,
 }
 
 impl LoginParts {

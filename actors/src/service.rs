@@ -46,11 +46,11 @@ use crate::session::{
     StopMode, StopSession,
 };
 use crate::sessions::{
-    Delete, Drain, Find, Found, IsDraining, Launch, OnExit, Places, Reconcile, RecoverLogins, Resume,
-    Sessions, ShowLive, StopAgain, check_name_and_labels,
+    Delete, Drain, Find, Found, IsDraining, Launch, ObserveProvisioner, OnExit, Places, Reconcile,
+    RecoverLogins, Resume, Sessions, ShowLive, StopAgain, check_name_and_labels,
 };
 use crate::settings::Settings;
-use crate::supervision::ChildKind;
+use crate::supervision::{ChildKind, Observation};
 use crate::terminal::{TakeSeat, Viewer};
 
 /// How long an actor may take to answer. Past it, whether a thing was done is unknown.
@@ -346,6 +346,11 @@ impl Service {
     /// True once the service refuses new work.
     pub async fn is_draining(&self) -> bool {
         self.ask("the root", self.root.send(IsDraining)).await.unwrap_or(true)
+    }
+
+    /// What is being provided for hosts, and for how many; `None` when nobody can say just now.
+    pub async fn provisioner(&self) -> Option<Observation> {
+        self.root.send(ObserveProvisioner).await.ok().flatten()
     }
 
     /// Refuses new work and lets every session leave or end; answered when all have.

@@ -2,6 +2,7 @@
 
 mod ask;
 mod place;
+mod provisioner;
 mod seed_logins;
 mod verifier;
 
@@ -20,8 +21,10 @@ use tracing::{error, info, warn};
 
 pub use ask::{Find, Found, IsDraining, ShowLive, StopAgain};
 pub use place::Places;
+pub use provisioner::ObserveProvisioner;
 pub use seed_logins::{FindLogin, GiveLoginUp, RecoverLogins, StartLogin};
 
+use self::provisioner::TheProvisioner;
 use self::seed_logins::Logins;
 use crate::error::SessionError;
 use crate::events::Events;
@@ -34,7 +37,6 @@ use crate::session::{
 };
 use crate::settings::Settings;
 use crate::supervision::{ChildExit, ChildHandle, ExitReason};
-use crate::verifier::Mend;
 use verifier::TheVerifier;
 
 /// The longest name of a session, in characters: a list shows it on one line.
@@ -60,6 +62,7 @@ pub struct Sessions {
     places: Places,
     live: BTreeMap<SessionId, Live>,
     verifier: TheVerifier,
+    provisioner: TheProvisioner,
     logins: Logins,
     draining: bool,
 }
@@ -80,6 +83,7 @@ impl Sessions {
             places,
             live: BTreeMap::new(),
             verifier: TheVerifier::default(),
+            provisioner: TheProvisioner::default(),
             logins: Logins::default(),
             draining: false,
         }
@@ -113,7 +117,7 @@ async fn start(
     beginning: Beginning,
     root: Addr<Sessions>,
 ) -> Result<Started, SessionError> {
-    let parts = parts(settings, record, rev, beginning, root.clone().recipient()).await?;
+    let parts = parts(settings, record, rev, beginning, root.clone()).await?;
     let status = parts.status.subscribe();
     let (addr, handle) = places.start(root.recipient(), parts).await?;
     Ok((addr, handle, status))
@@ -124,7 +128,7 @@ async fn parts(
     record: SessionRecord,
     rev: u64,
     beginning: Beginning,
-    mender: Recipient<Mend>,
+    root: Addr<Sessions>,
 ) -> Result<SessionParts, SessionError> {
     let invalid = |field, why: String| SessionError::Invalid { field, why };
     let host = settings.hosts.get(&record.host).cloned();
@@ -148,7 +152,8 @@ async fn parts(
         trace: settings.trace.clone(),
         ledger: ledger.clone(),
         hooks: settings.hooks.clone(),
-        mender,
+        mender: root.clone().recipient(),
+        provisioner: root.recipient(),
     };
     Ok(SessionParts { settings, ledger, events, run, beginning, status })
 }
@@ -160,6 +165,8 @@ impl Actor for Sessions {
         // Only a second root over the same settings would find it set; there is one (Service::start).
         let _ = self.settings.root.set(ctx.address().recipient());
         self.verifier.start(&self.settings, ctx);
+        self.provisioner.start(&self.settings, ctx);
+        Self::look_after_the_provisioner(ctx);
     }
 }
 
@@ -543,6 +550,10 @@ impl Handler<ChildExit> for Sessions {
             self.verifier_died(&exit, ctx);
             return;
         }
+        if self.provisioner.is(exit.id) {
+            self.provisioner_died(&exit, ctx);
+            return;
+        }
         if self.login_exited(&exit, ctx) {
             return;
         }
@@ -613,6 +624,7 @@ impl Handler<Drain> for Sessions {
 
     fn handle(&mut self, drain: Drain, _: &mut Self::Context) -> Self::Result {
         self.draining = true;
+        self.provisioner.stop();
         let leaving: Vec<_> = self
             .live
             .values()

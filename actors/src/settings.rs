@@ -9,6 +9,7 @@ use actix::prelude::*;
 use optio_codex_protocol::config::{ConfigError, SessionConfig};
 use optio_hooks::{Hooks, NoHooks};
 use optio_host::Host;
+use optio_host::provision::{InPlace, Provision, Tool, Wishes};
 use optio_oauth::{LoginServer, Offline};
 use optio_store::{Clock, JournalStream, Store, SystemClock};
 use serde_json::{Map, Value, json};
@@ -44,10 +45,12 @@ pub struct Settings {
     pub faults_enabled: bool,
     /// Where deeds are noted.
     pub trace: Trace,
-    /// The codex program to use; without one the host's `PATH` decides.
+    /// The codex program to use; without one the host's own, or a release, is found (see [`optio_host::provision`]).
     pub codex: Option<PathBuf>,
     /// The ttyd program that serves terminals; without one a pty of the host's does.
     pub ttyd: Option<PathBuf>,
+    /// How hosts get the programs that they need.
+    pub provision: Arc<dyn Provision>,
     /// See [`ORPHAN_TTL`].
     pub orphan_ttl: Duration,
     /// What a session gets that does not say otherwise.
@@ -72,7 +75,16 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Settings with nothing armed, the default times, and no login server to ask.
+    /// How a session wants a tool provided.
+    pub fn wishes(&self, tool: Tool, config: &SessionConfig) -> Wishes {
+        let (program, install_if_missing, dir) = match tool {
+            Tool::Codex => (&self.codex, config.install_if_missing(), config.codex_install_dir()),
+            Tool::Ttyd => (&self.ttyd, config.install_ttyd_if_missing(), config.ttyd_install_dir()),
+        };
+        Wishes { program: program.clone(), install_if_missing, install_dir: dir.map(str::to_owned) }
+    }
+
+    /// Settings with nothing armed, the default times, no login server to ask, and no program installed anywhere.
     pub fn new(
         hosts: BTreeMap<String, Arc<dyn Host>>,
         store: Store,
@@ -88,6 +100,7 @@ impl Settings {
             trace: Trace::default(),
             codex: None,
             ttyd: None,
+            provision: Arc::new(InPlace),
             orphan_ttl: ORPHAN_TTL,
             defaults: Defaults::default(),
             login_server: Arc::new(Offline),

@@ -43,6 +43,8 @@ pub enum ChildKind {
     Verifier,
     /// Getting a new login by a code. A child of the root.
     SeedLogin,
+    /// The programs that hosts need; one for a service.
+    Provisioner,
 }
 
 impl ChildKind {
@@ -73,6 +75,7 @@ impl ChildKind {
             Self::Snapshotter => "snapshotter",
             Self::Verifier => "verifier",
             Self::SeedLogin => "seed_login",
+            Self::Provisioner => "provisioner",
         }
     }
 }

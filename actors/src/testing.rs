@@ -6,6 +6,7 @@ mod check;
 mod life;
 mod logins;
 mod terminal;
+mod tools;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use optio_codex_protocol::requests::Input;
 use optio_hooks::{Hooks, NoHooks};
 use optio_host::fake::FakeHost;
 use optio_host::faulty::FaultyHost;
+use optio_host::provision::{InPlace, Provision};
 use optio_host::{CodexBinary, Host, TaskDir, TaskId};
 use optio_oauth::fake::FakeLoginServer;
 use optio_store::faulty::FaultyStore;
@@ -25,6 +27,7 @@ use optio_store::{Clock, MemoryJournal, SessionId, TokioClock};
 use serde_json::{Value, json};
 
 pub use agent::{Behaviour, CODE, FakeAgents, login};
+pub use tools::FakeTools;
 
 use crate::conversation::Delivered;
 use crate::error::SessionError;
@@ -68,6 +71,8 @@ pub struct World {
     pub login_server: FakeLoginServer,
     /// The clock of the store and of everything else; it goes as tokio's does.
     pub clock: Arc<dyn Clock>,
+    /// How services that are started from now on have programs provided; by what the host has, unless a test says otherwise.
+    pub provision: RefCell<Arc<dyn Provision>>,
     /// Services that are started from now on keep idle seeds fresh.
     pub refresh_idle: Cell<bool>,
     /// Services that are started from now on may ask codex about a login.
@@ -111,6 +116,7 @@ impl World {
             agents,
             login_server: FakeLoginServer::default(),
             clock,
+            provision: RefCell::new(Arc::new(InPlace)),
             refresh_idle: Cell::new(false),
             probe_seeds: Cell::new(false),
             hooks: RefCell::new(Arc::new(NoHooks)),
@@ -144,6 +150,7 @@ impl World {
         settings.trace = self.trace.clone();
         settings.login_server = Arc::new(self.login_server.clone());
         settings.clock = self.clock.clone();
+        settings.provision = self.provision.borrow().clone();
         settings.refresh_idle = self.refresh_idle.get();
         settings.probe_seeds = self.probe_seeds.get();
         settings.hooks = self.hooks.borrow().clone();
@@ -315,7 +322,7 @@ impl World {
     }
 
     /// How many deliverables of a session are kept, whether or not it is on record.
-    pub async fn memory_deliverables(&self, id: &SessionId) -> usize {
+    pub async fn kept_deliverables(&self, id: &SessionId) -> usize {
         let store = self.memory.store(self.journal.clone());
         store.deliverables.list(id).await.expect("the fake itself does not fail").len()
     }

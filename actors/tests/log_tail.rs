@@ -200,7 +200,7 @@ async fn a_deliverable_is_kept_and_answered_and_can_be_had_after_the_end() {
     let copy = world.service().file(&id, "deliverables/a/report.md").await.unwrap();
     assert_eq!(copy.content, "# fine\n");
     world.service().delete(&id).await.unwrap();
-    assert_eq!(world.memory_deliverables(&id).await, 0, "it goes with its session");
+    assert_eq!(world.kept_deliverables(&id).await, 0, "it goes with its session");
 }
 
 #[actix::test]

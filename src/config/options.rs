@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::hooks::HookOptions;
+use super::provision::ProvisionOptions;
 
 /// What was given, in one place; `None` is what was left out.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -76,12 +77,18 @@ pub struct Options {
     /// More names to answer to in the Host header, as name or name:port
     #[arg(long, env = "OPTIO_CODEX_ALLOWED_HOSTS", value_name = "HOST", value_delimiter = ',')]
     pub allowed_hosts: Option<Vec<String>>,
-    /// The codex program [default: the one on the PATH]
+    /// The codex program [default: the host's own, copied into its cache, or else a pinned release]
     #[arg(long, env = "OPTIO_CODEX_CODEX", value_name = "FILE")]
     pub codex: Option<PathBuf>,
     /// The ttyd program that serves terminals [default: none, a terminal needs no ttyd]
     #[arg(long, env = "OPTIO_CODEX_TTYD", value_name = "FILE")]
     pub ttyd: Option<PathBuf>,
+    /// Where releases of codex are, as URL/rust-vVERSION/FILE [default: GitHub's]
+    #[arg(long, env = "OPTIO_CODEX_CODEX_RELEASE_URL", value_name = "URL", hide_env_values = true)]
+    pub codex_release_url: Option<ReleaseUrl>,
+    /// Where releases of ttyd are, as URL/VERSION/FILE [default: GitHub's]
+    #[arg(long, env = "OPTIO_CODEX_TTYD_RELEASE_URL", value_name = "URL", hide_env_values = true)]
+    pub ttyd_release_url: Option<ReleaseUrl>,
     /// What becomes of running sessions when the service ends [default: detach]
     #[arg(long, env = "OPTIO_CODEX_ON_EXIT", value_name = "WHAT")]
     pub on_exit: Option<OnExitOption>,
@@ -131,6 +138,9 @@ pub struct Options {
     /// Form of the log on standard error [default: text]
     #[arg(long, env = "OPTIO_CODEX_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// Which releases hosts get, and what their files must hash to; in the file only.
+    #[arg(skip)]
+    pub provision: Option<ProvisionOptions>,
     /// What sessions get that do not say otherwise; in the file only.
     #[arg(skip)]
     pub defaults: Option<DefaultOptions>,
@@ -153,6 +163,23 @@ impl From<&str> for StoreAddress {
 impl std::fmt::Debug for StoreAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("StoreAddress(…)")
+    }
+}
+
+/// The address of a mirror. It may hold a password, which is why it is never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct ReleaseUrl(pub(super) String);
+
+impl From<&str> for ReleaseUrl {
+    fn from(given: &str) -> Self {
+        Self(given.to_owned())
+    }
+}
+
+impl std::fmt::Debug for ReleaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ReleaseUrl(…)")
     }
 }
 
@@ -264,6 +291,9 @@ impl Options {
             allowed_hosts: self.allowed_hosts.or(below.allowed_hosts),
             codex: self.codex.or(below.codex),
             ttyd: self.ttyd.or(below.ttyd),
+            codex_release_url: self.codex_release_url.or(below.codex_release_url),
+            ttyd_release_url: self.ttyd_release_url.or(below.ttyd_release_url),
+            provision: self.provision.or(below.provision),
             on_exit: self.on_exit.or(below.on_exit),
             orphan_ttl: self.orphan_ttl.or(below.orphan_ttl),
             refresh_seeds: self.refresh_seeds.or(below.refresh_seeds),

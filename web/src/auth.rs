@@ -9,7 +9,8 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
-use actix_web::{Error, HttpMessage};
+use actix_web::{Error, HttpMessage, HttpRequest};
+use optio_actors::terminal::Role;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -24,14 +25,26 @@ use crate::error::{FORBIDDEN, Problem, UNAUTHENTICATED};
 /// What a browser says about the page that sends a request; no page can forge it.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// How a caller showed that it may ask. Everybody who may is the operator.
+/// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Caller {
-    /// A tool with the token.
+pub(crate) struct Caller {
+    /// How they showed that they may.
+    pub by: By,
+    /// What they may do.
+    pub role: Role,
+}
+
+/// How a caller showed that it may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// The token: a tool, and an operator.
     Bearer,
-    /// A browser with a cookie of ours.
+    /// A cookie of ours: a browser.
     Cookie,
 }
+
+/// What somebody may ask for who only looks on, beside everything that changes nothing: the last words of a path.
+const FOR_VIEWERS: [&str; 1] = ["/terminal/ticket"];
 
 /// The token, as its hash: comparing hashes takes the same time whatever is wrong, its length too.
 pub(crate) struct Token([u8; 32]);
@@ -54,7 +67,7 @@ pub(crate) async fn authenticate(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    match caller(&web, &request) {
+    match caller(&web, request.request()).and_then(|caller| check_role(caller, request.request())) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             Ok(next.call(request).await?.map_into_boxed_body())
@@ -63,20 +76,32 @@ pub(crate) async fn authenticate(
     }
 }
 
-fn caller(web: &Web, request: &ServiceRequest) -> Result<Caller, Problem> {
+/// Who sends a request, if they may ask anything at all.
+pub(crate) fn caller(web: &Web, request: &HttpRequest) -> Result<Caller, Problem> {
     if request.headers().contains_key(header::AUTHORIZATION) {
         let given = only(request.headers(), &header::AUTHORIZATION).and_then(bearer);
         return match given.is_some_and(|given| web.token().matches(given)) {
-            true => Ok(Caller::Bearer),
+            true => Ok(Caller { by: By::Bearer, role: Role::Operator }),
             false => Err(Problem::new(UNAUTHENTICATED, "the bearer token is not this service's")),
         };
     }
-    if !web.cookies().admit(request.request()) {
+    let Some(role) = web.cookies().admit(request) else {
         let how = "send the token as Authorization: Bearer, or open the login link that the service printed";
         return Err(Problem::new(UNAUTHENTICATED, how));
-    }
+    };
     check_page(web, request)?;
-    Ok(Caller::Cookie)
+    Ok(Caller { by: By::Cookie, role })
+}
+
+/// Refuses a change that somebody asks for who only looks on.
+fn check_role(caller: Caller, request: &HttpRequest) -> Result<Caller, Problem> {
+    let allowed = caller.role == Role::Operator
+        || request.method().is_safe()
+        || FOR_VIEWERS.iter().any(|words| request.path().ends_with(words));
+    match allowed {
+        true => Ok(caller),
+        false => Err(Problem::new(FORBIDDEN, "the role \"viewer\" changes nothing; an operator may")),
+    }
 }
 
 fn bearer(value: &str) -> Option<&str> {
@@ -86,7 +111,7 @@ fn bearer(value: &str) -> Option<&str> {
 
 /// Refuses a request that a browser sends with our cookie for a page that is not ours. `SameSite` alone does not see
 /// that: another port of this machine is the same site.
-fn check_page(web: &Web, request: &ServiceRequest) -> Result<(), Problem> {
+fn check_page(web: &Web, request: &HttpRequest) -> Result<(), Problem> {
     let headers = request.headers();
     check_origin(web, headers)?;
     let site = only(headers, &SEC_FETCH_SITE);

@@ -121,8 +121,9 @@ fn finish(mut answered: ServiceResponse<BoxBody>, id: &str) -> ServiceResponse<B
     }
     let headers = answered.headers_mut();
     for (name, value) in HEADERS {
-        // A file of an agent has a stricter policy of its own.
-        if name == header::CONTENT_SECURITY_POLICY && headers.contains_key(&name) {
+        // A file of an agent has a stricter policy of its own; the page of a terminal is framed by ours.
+        let own = [header::CONTENT_SECURITY_POLICY, header::X_FRAME_OPTIONS];
+        if own.contains(&name) && headers.contains_key(&name) {
             continue;
         }
         headers.insert(name, value);

@@ -3,6 +3,7 @@
 //! ```text
 //! edge.rs      every request: name, origin, id, headers, the form of refusals, the log
 //! └─ auth.rs   everything under /v1: token or cookie
+//!    ├─ terminal.rs  its socket alone is opened by a ticket too
 //!    └─ sessions.rs  conversation.rs  events.rs  files.rs  seeds.rs  seed_logins.rs  operation.rs
 //! ```
 //!
@@ -24,9 +25,11 @@ mod query;
 mod seed_logins;
 mod seeds;
 mod sessions;
+mod terminal;
 mod turn_keys;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{HttpServiceFactory, ServiceFactory, ServiceRequest, ServiceResponse};
@@ -34,13 +37,21 @@ use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig, delete, get, head, patch, post, resource as at};
 use actix_web::{App, Error};
 use optio_actors::Service;
+use optio_actors::terminal::Role;
 use tokio::sync::watch;
 
 pub use origin::hosts_of;
 
 use auth::{Cookies, Tickets, Token};
 use origin::Allowed;
+use terminal::Seats;
 use turn_keys::TurnKeys;
+
+/// How long a login link waits for its use: a service started in the evening is opened the next morning.
+const LINK_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// Unused login links kept; with one more the oldest goes.
+const LINKS_KEPT: usize = 32;
 
 /// What the HTTP side has to be told.
 #[derive(Clone)]
@@ -61,7 +72,8 @@ struct Inner {
     service: Service,
     token: Token,
     cookies: Cookies,
-    tickets: Tickets,
+    tickets: Tickets<Role>,
+    seats: Seats,
     allowed: Allowed,
     public_url: Option<String>,
     turn_keys: TurnKeys,
@@ -78,7 +90,8 @@ impl Web {
             service,
             token: Token::new(&options.token),
             cookies: Cookies::new(&options.token, secure),
-            tickets: Tickets::default(),
+            tickets: Tickets::new(LINK_LIFE, LINKS_KEPT),
+            seats: Seats::default(),
             allowed: Allowed::new(&options.allowed_hosts, public_url),
             public_url: public_url.map(str::to_owned),
             turn_keys: TurnKeys::default(),
@@ -86,9 +99,14 @@ impl Web {
         }))
     }
 
-    /// Mints a link that logs one browser in, once, within a day. `base` is where the browser finds the service.
+    /// Mints a link that logs one browser in, once, within a day, as an operator's. `base` is where the browser finds
+    /// the service.
     pub fn login_link(&self, base: &str) -> String {
-        format!("{}/login?ticket={}", base.trim_end_matches('/'), self.0.tickets.mint())
+        self.login_link_for(Role::Operator, base)
+    }
+
+    fn login_link_for(&self, role: Role, base: &str) -> String {
+        format!("{}/login?ticket={}", base.trim_end_matches('/'), self.0.tickets.mint(role))
     }
 
     fn service(&self) -> &Service {
@@ -103,8 +121,12 @@ impl Web {
         &self.0.cookies
     }
 
-    fn tickets(&self) -> &Tickets {
+    fn tickets(&self) -> &Tickets<Role> {
         &self.0.tickets
+    }
+
+    fn seats(&self) -> &Seats {
+        &self.0.seats
     }
 
     fn allowed(&self) -> &Allowed {
@@ -135,6 +157,7 @@ pub fn configure(web: Web) -> impl FnOnce(&mut ServiceConfig) + Clone {
             .service(at("/healthz").route(get().to(operation::health)).route(head().to(operation::health)))
             .service(at("/readyz").route(get().to(operation::ready)).route(head().to(operation::ready)))
             .service(at("/login").route(get().to(auth::login)))
+            .service(at("/v1/sessions/{id}/terminal/ws").route(get().to(terminal::connect)))
             .service(api())
             .default_service(web::to(page::serve));
         config.app_data(Data::new(web)).service(everything.wrap(from_fn(edge::edge)));
@@ -159,6 +182,9 @@ fn api() -> impl HttpServiceFactory {
         .service(at("/sessions/{id}/approvals/{approval}").route(post().to(conversation::answer)))
         .service(at("/sessions/{id}/messages").route(get().to(conversation::messages)))
         .service(at("/sessions/{id}/events").route(get().to(events::of_session)))
+        .service(at("/sessions/{id}/terminal/ticket").route(post().to(terminal::issue)))
+        .service(at("/sessions/{id}/terminal/token").route(get().to(terminal::token)))
+        .service(at("/sessions/{id}/terminal/").route(get().to(terminal::show)))
         .service(at("/sessions/{id}/actors").route(get().to(sessions::actors)))
         .service(at("/sessions/{id}/snapshots").route(get().to(sessions::snapshots)))
         .service(at("/sessions/{id}/deliverables").route(get().to(files::deliverables)))

@@ -36,6 +36,23 @@ pub(crate) async fn serve(request: HttpRequest) -> Result<HttpResponse, Problem>
     })
 }
 
+/// What a page may do that our own main page shows in a frame. xterm.js writes its styles into the page by itself.
+const FRAMED: &str = "default-src 'self'; connect-src 'self'; style-src 'self' 'unsafe-inline'; object-src 'none'; \
+    frame-ancestors 'self'; base-uri 'none'; form-action 'none'";
+
+/// The page of a terminal, wherever it is served.
+pub(crate) fn of_terminal(request: &HttpRequest) -> HttpResponse {
+    const NAME: &str = "terminal.html";
+    let mut response = match Ui::get(NAME) {
+        Some(file) => answer(request, NAME, file),
+        None => HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(NOT_BUILT),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(FRAMED));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
+    response
+}
+
 /// Refuses an address that nothing is at.
 pub(crate) async fn no_such_route(_: HttpRequest) -> Result<HttpResponse, Problem> {
     Err(Problem::new(NOT_FOUND, "there is no such route"))

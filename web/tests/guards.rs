@@ -7,7 +7,7 @@ use common::{Reply, World};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-const ROUTES: [(Method, &str); 28] = [
+const ROUTES: [(Method, &str); 33] = [
     (Method::GET, "/v1/sessions"),
     (Method::POST, "/v1/sessions"),
     (Method::GET, "/v1/sessions/ses_x"),
@@ -24,6 +24,11 @@ const ROUTES: [(Method, &str); 28] = [
     (Method::GET, "/v1/sessions/ses_x/actors"),
     (Method::GET, "/v1/sessions/ses_x/snapshots"),
     (Method::POST, "/v1/sessions/ses_x/faults"),
+    (Method::GET, "/v1/sessions/ses_x/files/a"),
+    (Method::GET, "/v1/sessions/ses_x/deliverables"),
+    (Method::POST, TICKET),
+    (Method::GET, "/v1/sessions/ses_x/terminal/token"),
+    (Method::GET, "/v1/sessions/ses_x/terminal/"),
     (Method::GET, "/v1/events"),
     (Method::GET, "/v1/seeds"),
     (Method::POST, "/v1/seeds"),
@@ -37,6 +42,9 @@ const ROUTES: [(Method, &str); 28] = [
     (Method::GET, "/v1/hosts"),
     (Method::POST, "/v1/login-links"),
 ];
+
+/// What somebody may ask for who only looks on, although it is no GET.
+const TICKET: &str = "/v1/sessions/ses_x/terminal/ticket";
 
 fn mutating() -> impl Iterator<Item = (Method, &'static str)> {
     ROUTES.into_iter().filter(|(method, _)| *method != Method::GET)
@@ -273,4 +281,30 @@ async fn a_request_id_is_echoed_or_minted() {
         assert!(minted.header("x-request-id").starts_with("req_"), "{bad:?}");
     }
     world.stop().await;
+}
+
+#[actix_web::test]
+async fn who_only_looks_on_changes_nothing() {
+    let world = World::start().await;
+    let link = world.post("/v1/login-links", json!({ "role": "viewer" })).await;
+    assert_eq!((link.status, link.json()["role"].as_str()), (StatusCode::CREATED, Some("viewer")));
+    let path = link.json()["url"].as_str().unwrap().strip_prefix(&world.base).unwrap().to_owned();
+    let reply = Reply::to(world.anonymous(Method::GET, &path)).await;
+    let cookie = reply.header("set-cookie").split(';').next().unwrap().to_owned();
+    let ask = |method: Method, path: &str| {
+        let request = world.anonymous(method, path).header("cookie", &cookie);
+        Reply::to(request.header("origin", &world.base).header("sec-fetch-site", "same-origin"))
+    };
+    for (method, path) in mutating().filter(|(_, path)| *path != TICKET) {
+        let refused = ask(method.clone(), path).await;
+        assert_eq!(refused.problem(), (403, "forbidden".to_owned()), "{method} {path}");
+        assert!(refused.text.contains("viewer"), "{}", refused.text);
+    }
+    for path in ["/v1/sessions", "/v1/seeds", "/v1/hosts"] {
+        assert_eq!(ask(Method::GET, path).await.status, StatusCode::OK, "{path}");
+    }
+    // There is no such session, which is another matter.
+    assert_eq!(ask(Method::POST, TICKET).await.problem().0, 404);
+    let unknown = world.post("/v1/login-links", json!({ "role": "owner" })).await;
+    assert_eq!(unknown.wrong_fields(), ["role"]);
 }

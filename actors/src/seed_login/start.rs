@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use optio_codex_protocol::argv;
 use optio_codex_protocol::device_login::CODE_LIFETIME;
+use optio_host::provision::{Tool, Wishes};
 use optio_host::{EnvPlan, GuardSpec, HostError, Stage};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 use super::dialogue::{Dialogue, DialogueError};
 use super::{Ended, HEARTBEAT, LoginParts, LoginState, NOTE};
 use crate::conversation::WireError;
+use crate::provisioner::{self, ProvideError};
 use crate::session::last_words::last_words;
 use crate::settings::{LEASED_KILL_AFTER, LEASED_TERM_AFTER};
 
@@ -24,6 +26,8 @@ const EXPIRY_GRACE: Duration = Duration::from_secs(15);
 enum StartError {
     #[error(transparent)]
     Host(#[from] HostError),
+    #[error(transparent)]
+    Provide(#[from] ProvideError),
     #[error(
         "codex {version} cannot listen on a socket, and only such a codex can be watched while it logs in"
     )]
@@ -45,7 +49,12 @@ pub(super) async fn log_in(parts: &LoginParts, cancel: &CancellationToken) -> En
 
 async fn begin(parts: &LoginParts, cancel: &CancellationToken) -> Result<Ended, StartError> {
     let (host, dir) = (&parts.home.host, &parts.home.dir);
-    let codex = host.find_codex(parts.settings.codex.as_deref()).await?;
+    let wishes = Wishes { program: parts.settings.codex.clone(), ..Wishes::default() };
+    let providing = provisioner::provide(&parts.provisioner, host, Tool::Codex, wishes, None, cancel);
+    let codex = match providing.await {
+        Err(ProvideError::Stopped(_)) => return Ok(Ended::Cancelled),
+        codex => codex?,
+    };
     if !codex.can_listen {
         return Err(StartError::TooOld { version: codex.version });
     }

@@ -10,6 +10,7 @@ use optio_store::{RunId, SessionId, Store};
 use super::record::Ledger;
 use crate::events::Events;
 use crate::faults::{Faults, Injected};
+use crate::provisioner::Provide;
 use crate::supervision::ChildKind;
 use crate::trace::{Deed, Trace};
 use crate::verifier::Mend;
@@ -39,6 +40,8 @@ pub struct RunContext {
     pub hooks: Arc<dyn Hooks>,
     /// Who can free a seed that nobody may be handed.
     pub mender: Recipient<Mend>,
+    /// Who provides programs on hosts.
+    pub provisioner: Recipient<Provide>,
 }
 
 impl RunContext {

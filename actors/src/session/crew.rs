@@ -62,7 +62,7 @@ pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Se
     let run = session.run.clone();
     let span = info_span!(parent: &session.span, "child", %kind);
     let (child, handle, pulse) = match kind {
-        ChildKind::Session | ChildKind::Verifier | ChildKind::SeedLogin => {
+        ChildKind::Session | ChildKind::Verifier | ChildKind::SeedLogin | ChildKind::Provisioner => {
             unreachable!("these are children of the root")
         }
         ChildKind::HostLink => {

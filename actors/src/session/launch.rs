@@ -23,6 +23,7 @@ use optio_codex_protocol::argv::{KICKOFF, RESUME_NOTICE};
 use optio_codex_protocol::config::Mode;
 use optio_codex_protocol::requests::Input;
 use optio_codex_protocol::workdir;
+use optio_host::provision::Tool;
 use optio_host::{CodexBinary, HostError, RelPath};
 use optio_store::StoreError;
 use serde_json::json;
@@ -39,6 +40,7 @@ use crate::hooks;
 use crate::host_link::Connect;
 use crate::lease_renewer::AcquireError;
 use crate::process::{LastWords, Pipes};
+use crate::provisioner::{self, ProvideError, Provided};
 use crate::settings::Settings;
 use crate::snapshotter::{Restore, RestoreError};
 use crate::supervision::ChildKind;
@@ -51,6 +53,9 @@ const HOME_DIRS: [&str; 5] =
 
 /// How long a step may take that asks the host, the store or an actor for small things: several of their own limits.
 const STEP_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a program may take to be had: longer than the limit of whoever provides it, which says more.
+const PROVIDE_LIMIT: Duration = Duration::from_secs(40 * 60);
 
 /// How long the workdir may take: a restore has the room that its capture had.
 const WORKDIR_LIMIT: Duration = Step::CaptureSnapshot.limit();
@@ -74,6 +79,8 @@ enum LaunchError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Lease(#[from] AcquireError),
+    #[error(transparent)]
+    Provide(#[from] ProvideError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
     #[error("the conversation did not come up: {problem}{said}")]
@@ -130,7 +137,8 @@ impl Launching {
             self.step("finding tmux", STEP_LIMIT, HostLink, self.places()).await?;
         }
         self.step("preparing the workdir", WORKDIR_LIMIT, Snapshotter, self.workdir()).await?;
-        let codex = self.step("finding codex", STEP_LIMIT, HostLink, self.codex()).await?;
+        let codex = self.step("providing codex", PROVIDE_LIMIT, HostLink, self.codex()).await?;
+        self.step("linking codex", STEP_LIMIT, HostLink, self.link(&codex)).await?;
         self.step("leasing the seed", STEP_LIMIT, LeaseRenewer, self.login()).await?;
         self.step("writing the instructions", STEP_LIMIT, HostLink, self.texts()).await?;
         self.step("preparing the log", STEP_LIMIT, HostLink, self.protocol()).await?;
@@ -209,12 +217,25 @@ impl Launching {
     }
 
     async fn codex(&self) -> Result<CodexBinary, LaunchError> {
-        let codex = self.run.host.find_codex(self.settings.codex.as_deref()).await?;
-        info!(version = codex.version, path = %codex.path.display(), "codex found");
-        // Launched through a link of its own, a session's agent can be told from another's (S-235, S-237).
+        let Provided { path, version, can_listen } = self.provide(Tool::Codex).await?;
+        info!(version, path = %path.display(), "codex found");
+        Ok(CodexBinary { path, version, can_listen })
+    }
+
+    /// Launched through a link of its own, a session's agent can be told from another's (S-235, S-237).
+    async fn link(&self, codex: &CodexBinary) -> Result<(), LaunchError> {
         let link = in_workdir(&format!("{}/codex", workdir::LOCAL_BIN))?;
-        self.run.host.link(&self.run.dir, &link, &codex.path).await?;
-        Ok(codex)
+        Ok(self.run.host.link(&self.run.dir, &link, &codex.path).await?)
+    }
+
+    /// Has a tool provided on the host, as this session wants it. Its events tell how far that is.
+    async fn provide(&self, tool: Tool) -> Result<Provided, LaunchError> {
+        let wishes = self.run.ledger.read(|record| self.settings.wishes(tool, &record.config));
+        let (run, progress) = (&self.run, Some(self.run.events.clone()));
+        match provisioner::provide(&run.provisioner, &run.host, tool, wishes, progress, &self.stop).await {
+            Err(ProvideError::Stopped(_)) => Err(LaunchError::Stopped),
+            provided => Ok(provided?),
+        }
     }
 
     async fn texts(&self) -> Result<(), LaunchError> {

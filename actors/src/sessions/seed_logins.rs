@@ -104,6 +104,7 @@ impl Sessions {
             note: note.clone(),
             begin,
             view: view.clone(),
+            provisioner: ctx.address().recipient(),
         };
         let span = info_span!("login", id = %note.id);
         let parent = ctx.address().recipient();

@@ -58,6 +58,11 @@ impl Viewer {
         *self.sizes.borrow()
     }
 
+    /// Cancelled when their seat is taken away, for whoever does not wait for [`Viewer::next`] now.
+    pub fn over(&self) -> CancellationToken {
+        self.over.clone()
+    }
+
     /// Waits for the next thing to show; cancel safe.
     pub async fn next(&mut self) -> Shown {
         loop {

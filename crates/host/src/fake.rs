@@ -375,6 +375,25 @@ impl Host for FakeHost {
         self.state().tree.list(dir, path, limit)
     }
 
+    async fn write_stream(&self, path: &Path, mut stream: ByteStream, mode: u32) -> Result<u64> {
+        self.enter(format!("write_stream {}", path.display())).await;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        let mut state = self.state();
+        let shown = path.display().to_string();
+        if !path.parent().is_some_and(|parent| state.tree.is_dir(parent)) {
+            return Err(HostError::NotFound { path: shown });
+        }
+        if state.tree.node(path).is_some() {
+            return Err(HostError::io(format!("make {shown}"), std::io::ErrorKind::AlreadyExists.into()));
+        }
+        let len = bytes.len() as u64;
+        state.tree.put(path, Node::File { bytes: bytes.into(), mode });
+        Ok(len)
+    }
+
     async fn archive(&self, dir: &TaskDir, excludes: Excludes, codec: Codec) -> Result<ByteStream> {
         self.enter(format!("archive {}", dir.path().display())).await;
         let (host, workdir) = (self.clone(), dir.workdir());

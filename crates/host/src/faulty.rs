@@ -48,6 +48,7 @@ pub enum HostOp {
     Link,
     Info,
     List,
+    WriteStream,
     Archive,
     Restore,
     Dial,
@@ -206,6 +207,10 @@ impl Host for FaultyHost {
 
     async fn list(&self, dir: &TaskDir, path: &RelPath, limit: usize) -> Result<Vec<RelPath>> {
         self.meet(HostOp::List, self.inner.list(dir, path, limit)).await
+    }
+
+    async fn write_stream(&self, path: &Path, stream: ByteStream, mode: u32) -> Result<u64> {
+        self.meet(HostOp::WriteStream, self.inner.write_stream(path, stream, mode)).await
     }
 
     async fn archive(&self, dir: &TaskDir, excludes: Excludes, codec: Codec) -> Result<ByteStream> {

@@ -13,6 +13,7 @@ mod command;
 mod error;
 pub mod guard;
 mod local;
+pub mod provision;
 mod task_dir;
 pub mod terminal;
 pub mod tmux;
@@ -207,6 +208,11 @@ pub trait Host: Send + Sync + 'static {
     /// Relative paths of the regular files below a directory, bytewise sorted, at most `limit`; empty when the
     /// directory is missing. Links are not followed.
     async fn list(&self, dir: &TaskDir, path: &RelPath, limit: usize) -> Result<Vec<RelPath>>;
+
+    /// Writes a new file, outside of any task directory: an absolute path whose directory exists. Nobody gets to see it with
+    /// these permission bits before it is whole and on disk, and it is removed again when the stream fails or the future is
+    /// dropped. What is there already is refused and stays. Answers the length.
+    async fn write_stream(&self, path: &Path, stream: ByteStream, mode: u32) -> Result<u64>;
 
     /// Streams the workdir as a compressed tar (T-181…T-194 "Better"). Nothing runs until the stream is read.
     async fn archive(&self, dir: &TaskDir, excludes: Excludes, codec: Codec) -> Result<ByteStream>;

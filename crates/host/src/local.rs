@@ -6,6 +6,7 @@ mod find_codex;
 mod programs;
 mod ptys;
 mod roots;
+mod streamed;
 mod tree;
 mod watching;
 
@@ -258,6 +259,10 @@ impl Host for LocalHost {
             Err(HostError::NotFound { .. }) => Ok(Vec::new()),
             list => list,
         }
+    }
+
+    async fn write_stream(&self, path: &Path, stream: ByteStream, mode: u32) -> Result<u64> {
+        streamed::write(self, path, stream, mode).await
     }
 
     async fn archive(&self, dir: &TaskDir, excludes: Excludes, codec: Codec) -> Result<ByteStream> {

@@ -49,6 +49,9 @@ macro_rules! host_suite {
         a_link_can_be_pointed_elsewhere
         create_empties_the_workdir_and_keeps_side_files
         cleanup_may_come_twice
+        a_streamed_file_is_whole_and_has_its_mode
+        a_stream_that_breaks_leaves_no_file
+        a_streamed_file_replaces_nothing
         a_socket_path_is_short_and_belongs_to_one_task
     ); };
     (@programs $make:path) => { $crate::host_suite!(@tests programs $make:

@@ -85,6 +85,11 @@ impl Client {
         Self { base: base.into(), token: Some(token.to_owned()), http }
     }
 
+    /// Where the service is.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// The same client without its token.
     #[must_use]
     pub fn anonymous(&self) -> Self {
@@ -218,6 +223,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// Who asks for it.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Its state now, as the API's `Session` object.
     pub async fn get(&self) -> Value {
         self.client.get(&self.path("")).await

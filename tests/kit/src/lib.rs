@@ -36,7 +36,9 @@ pub mod mock_model;
 pub mod mongod;
 pub mod procs;
 pub mod python_peer;
-pub mod server;
+pub mod releases;
+mod server;
+pub mod terminal;
 pub mod wait;
 
 pub use auth::{ChatGptLogin, ModelAuth};
@@ -48,7 +50,9 @@ pub use fake_oauth::{FakeOauth, OauthMode};
 pub use mock_model::{MockModel, ModelRequest};
 pub use mongod::{Mongod, TestDatabase};
 pub use python_peer::{PeerError, PythonPeer};
+pub use releases::{Act, Asked, ReleaseServer};
 pub use server::{ServerSetup, TestServer};
+pub use terminal::TerminalClient;
 pub use wait::wait_until;
 
 /// How long a step that normally takes well under a second may take on a busy machine of two cores, before it is broken.

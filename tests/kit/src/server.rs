@@ -23,6 +23,8 @@ use crate::wait::wait_until;
 const LINES: usize = 2_000;
 /// The longest output line kept; the rest of it is dropped.
 const LINE_LIMIT: u64 = 16 << 10;
+/// The `PATH` of a service without codex.
+const BARE_PATH: &str = "/usr/bin:/bin";
 /// What stands before the address on the line that says the service is ready.
 const READY: &str = "optio-codex listening on ";
 
@@ -30,6 +32,7 @@ const READY: &str = "optio-codex listening on ";
 pub struct ServerSetup {
     binary: PathBuf,
     codex: Option<PathBuf>,
+    bare: bool,
     args: Vec<String>,
     env: BTreeMap<String, String>,
 }
@@ -56,6 +59,13 @@ impl ServerSetup {
         self
     }
 
+    /// Puts no codex where the service finds it: its `PATH`, a login shell's too, has the system's programs alone.
+    #[must_use]
+    pub fn without_codex(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+
     /// Starts the service and waits until it says that it is ready.
     ///
     /// # Panics
@@ -70,8 +80,13 @@ impl ServerSetup {
         let private = Permissions::from_mode(0o700);
         std::fs::set_permissions(root.path().join("run"), private)
             .expect("a directory of ours can be closed");
-        let codex = self.codex.clone().unwrap_or_else(codex_binary);
-        symlink(codex, root.path().join("bin/codex")).expect("a new directory is empty");
+        if self.bare {
+            let profile = root.path().join("home/.profile");
+            std::fs::write(profile, format!("PATH={BARE_PATH}\n")).expect("a new directory is empty");
+        } else {
+            let codex = self.codex.clone().unwrap_or_else(codex_binary);
+            symlink(codex, root.path().join("bin/codex")).expect("a new directory is empty");
+        }
 
         let running = Mutex::default();
         let server = TestServer { setup: self, root, running, output: Arc::default() };
@@ -108,7 +123,13 @@ struct Output {
 impl TestServer {
     /// Describes a service to start. A test of the root package names it with `env!("CARGO_BIN_EXE_optio-codex")`.
     pub fn of(binary: impl Into<PathBuf>) -> ServerSetup {
-        ServerSetup { binary: binary.into(), codex: None, args: Vec::new(), env: BTreeMap::new() }
+        ServerSetup {
+            binary: binary.into(),
+            codex: None,
+            bare: false,
+            args: Vec::new(),
+            env: BTreeMap::new(),
+        }
     }
 
     /// The address as the start of a URL, without a slash at the end. It stays the same over a restart.
@@ -260,7 +281,10 @@ impl TestServer {
 
     fn command(&self, listen: &str) -> Command {
         let root = self.root();
-        let path = std::env::var("PATH").unwrap_or_default();
+        let path = match self.setup.bare {
+            true => BARE_PATH.to_owned(),
+            false => std::env::var("PATH").unwrap_or_default(),
+        };
         let mut command = Command::new(&self.setup.binary);
         command
             .arg("serve")
@@ -277,6 +301,8 @@ impl TestServer {
             .env("RUST_BACKTRACE", "1")
             // Nobody listens there: no test ever asks the real login server.
             .env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", "http://127.0.0.1:9/oauth/token")
+            // Named, so that it is used where it is: a copy of 286 MB for each test would be the most of its time.
+            .envs((!self.setup.bare).then(|| ("OPTIO_CODEX_CODEX", root.join("bin/codex"))))
             .envs(std::env::var("RUST_LOG").map(|level| ("RUST_LOG", level)))
             .envs(&self.setup.env)
             .current_dir(root)

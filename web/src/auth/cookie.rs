@@ -1,4 +1,4 @@
-//! The cookie of a browser that was let in: its end and a random part, sealed with the token.
+//! The cookie of a browser that was let in: its end and a random part, sealed with the token for a role.
 //!
 //! Nothing is kept of it here, so it is good after a restart too, and a new token ends them all.
 
@@ -7,6 +7,7 @@ use actix_web::cookie::time::Duration;
 use actix_web::cookie::{Cookie, SameSite};
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
+use optio_actors::terminal::Role;
 use sha2::Sha256;
 
 const NAME: &str = "optio_session";
@@ -14,8 +15,13 @@ const NAME: &str = "optio_session";
 /// How long a browser stays logged in, in seconds: 30 days.
 const LIFE: i64 = 30 * 24 * 3600;
 
-/// Sets the seal apart from any other that is ever made with the token.
-const PURPOSE: &str = "optio-codex cookie v1";
+/// Sets the seal of a role apart from any other that is ever made with the token.
+fn purpose(role: Role) -> &'static str {
+    match role {
+        Role::Operator => "optio-codex cookie v1",
+        Role::Viewer => "optio-codex viewer's cookie v1",
+    }
+}
 
 /// Makes and checks cookies.
 pub(crate) struct Cookies {
@@ -31,10 +37,10 @@ impl Cookies {
     }
 
     /// Makes one for a browser that showed a good ticket.
-    pub(super) fn bake(&self) -> Cookie<'static> {
+    pub(super) fn bake(&self, role: Role) -> Cookie<'static> {
         let ends = Timestamp::now().as_second() + LIFE;
         let random = uuid::Uuid::new_v4().simple().to_string();
-        let seal = hex(&self.seal_of(&ends.to_string(), &random).finalize().into_bytes());
+        let seal = hex(&self.seal_of(role, &ends.to_string(), &random).finalize().into_bytes());
         Cookie::build(NAME, format!("{ends}.{random}.{seal}"))
             .path("/")
             .http_only(true)
@@ -44,26 +50,26 @@ impl Cookies {
             .finish()
     }
 
-    /// True when the request has a cookie that was made here and has not run out.
-    pub(super) fn admit(&self, request: &HttpRequest) -> bool {
-        let Ok(cookies) = request.cookies() else { return false };
-        cookies.iter().filter(|cookie| cookie.name() == NAME).any(|cookie| self.is_good(cookie.value()))
+    /// Whom the request's cookie lets in, if it was made here and has not run out.
+    pub(super) fn admit(&self, request: &HttpRequest) -> Option<Role> {
+        let cookies = request.cookies().ok()?;
+        cookies.iter().filter(|cookie| cookie.name() == NAME).find_map(|cookie| self.role_of(cookie.value()))
     }
 
-    fn is_good(&self, value: &str) -> bool {
+    fn role_of(&self, value: &str) -> Option<Role> {
         let mut parts = value.split('.');
-        let (Some(ends), Some(random), Some(seal), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return false;
-        };
+        let (ends, random, seal) = (parts.next()?, parts.next()?, parts.next()?);
         let lives = ends.parse::<i64>().is_ok_and(|ends| Timestamp::now().as_second() < ends);
-        let Some(seal) = unhex(seal) else { return false };
-        lives && self.seal_of(ends, random).verify_slice(&seal).is_ok()
+        if parts.next().is_some() || !lives {
+            return None;
+        }
+        let seal = unhex(seal)?;
+        let fits = |role: &Role| self.seal_of(*role, ends, random).verify_slice(&seal).is_ok();
+        [Role::Operator, Role::Viewer].into_iter().find(fits)
     }
 
-    fn seal_of(&self, ends: &str, random: &str) -> Hmac<Sha256> {
-        self.seal.clone().chain_update(format!("{PURPOSE}\n{ends}\n{random}"))
+    fn seal_of(&self, role: Role, ends: &str, random: &str) -> Hmac<Sha256> {
+        self.seal.clone().chain_update(format!("{}\n{ends}\n{random}", purpose(role)))
     }
 }
 
@@ -87,20 +93,21 @@ mod tests {
     #[test]
     fn a_cookie_is_good_for_the_token_that_made_it_only() {
         let ours = Cookies::new("token", false);
-        let cookie = ours.bake();
-        assert!(ours.is_good(cookie.value()));
-        assert!(!Cookies::new("another", false).is_good(cookie.value()));
+        let cookie = ours.bake(Role::Operator);
+        assert_eq!(ours.role_of(cookie.value()), Some(Role::Operator));
+        assert_eq!(Cookies::new("another", false).role_of(cookie.value()), None);
+        assert_eq!(ours.role_of(ours.bake(Role::Viewer).value()), Some(Role::Viewer));
     }
 
     #[test]
     fn a_cookie_cannot_be_given_a_longer_life() {
         let ours = Cookies::new("token", false);
-        let cookie = ours.bake();
+        let cookie = ours.bake(Role::Viewer);
         let (ends, rest) = cookie.value().split_once('.').expect("it has three parts");
         let later = ends.parse::<i64>().expect("the first is a time") + 1;
-        assert!(!ours.is_good(&format!("{later}.{rest}")));
+        assert_eq!(ours.role_of(&format!("{later}.{rest}")), None);
         for bad in ["", ".", "..", "1.2.3.4", &format!("{ends}.{rest}.0"), &format!("{ends}.x.zz")] {
-            assert!(!ours.is_good(bad), "{bad}");
+            assert_eq!(ours.role_of(bad), None, "{bad}");
         }
     }
 
@@ -108,7 +115,7 @@ mod tests {
     fn a_cookie_runs_out() {
         let ours = Cookies::new("token", false);
         let past = (Timestamp::now().as_second() - 1).to_string();
-        let seal = hex(&ours.seal_of(&past, "r").finalize().into_bytes());
-        assert!(!ours.is_good(&format!("{past}.r.{seal}")));
+        let seal = hex(&ours.seal_of(Role::Operator, &past, "r").finalize().into_bytes());
+        assert_eq!(ours.role_of(&format!("{past}.r.{seal}")), None);
     }
 }

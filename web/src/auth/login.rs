@@ -5,9 +5,10 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::web::{Data, ReqData};
 use actix_web::{HttpRequest, HttpResponse};
 use jiff::{SignedDuration, Timestamp};
+use optio_actors::terminal::Role;
 use serde_json::json;
 
-use super::{Caller, tickets};
+use super::{By, Caller};
 use crate::Web;
 use crate::body::Fields;
 use crate::edge::{ForPeople, only};
@@ -27,11 +28,11 @@ pub(crate) async fn login(
     mut params: Params,
 ) -> Result<HttpResponse, Problem> {
     let ticket = params.text("ticket")?.unwrap_or_default();
-    if web.tickets().take(&ticket) {
+    if let Some(role) = web.tickets().take(&ticket) {
         return Ok(HttpResponse::SeeOther()
             .insert_header((header::LOCATION, "/"))
             .insert_header((header::CACHE_CONTROL, "no-store"))
-            .cookie(web.cookies().bake())
+            .cookie(web.cookies().bake(role))
             .finish());
     }
     let accept = request.headers().get(header::ACCEPT);
@@ -50,16 +51,17 @@ pub(crate) async fn new_link(
     web: Data<Web>,
     request: HttpRequest,
     caller: ReqData<Caller>,
-    fields: Fields,
+    mut fields: Fields,
 ) -> Result<HttpResponse, Problem> {
+    let role = fields.optional::<Role>("role")?.unwrap_or(Role::Operator);
     fields.finish()?;
-    if *caller != Caller::Bearer {
+    if caller.by != By::Bearer {
         return Err(Problem::new(FORBIDDEN, "only a caller with the bearer token makes login links"));
     }
     // The edge let this name through, so it is one of ours.
     let host = only(request.headers(), &header::HOST).unwrap_or_default();
     let base = web.public_url().map_or_else(|| format!("http://{host}"), str::to_owned);
-    let life = SignedDuration::try_from(tickets::LIFE).unwrap_or(SignedDuration::ZERO);
-    let link = json!({ "url": web.login_link(&base), "expires_at": Timestamp::now() + life });
+    let life = SignedDuration::try_from(web.tickets().life()).unwrap_or(SignedDuration::ZERO);
+    let link = json!({ "url": web.login_link_for(role, &base), "role": role, "expires_at": Timestamp::now() + life });
     Ok(HttpResponse::Created().insert_header((header::CACHE_CONTROL, "no-store")).json(link))
 }

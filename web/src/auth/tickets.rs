@@ -1,4 +1,4 @@
-//! One-time tickets: what a login link carries.
+//! One-time tickets: what a login link carries, and what opens a terminal.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -8,36 +8,50 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
-/// How long a ticket waits for its use: a service started in the evening is opened the next morning.
-pub(crate) const LIFE: Duration = Duration::from_secs(24 * 3600);
+/// The tickets that were not used yet, as hashes, each with what it is good for.
+pub(crate) struct Tickets<T> {
+    life: Duration,
+    kept: usize,
+    unused: Mutex<VecDeque<Unused<T>>>,
+}
 
-/// Unused tickets kept; with one more the oldest goes.
-const KEPT: usize = 32;
+struct Unused<T> {
+    hash: [u8; 32],
+    ends: Instant,
+    good_for: T,
+}
 
-/// The tickets that were not used yet, as hashes.
-#[derive(Default)]
-pub(crate) struct Tickets(Mutex<VecDeque<([u8; 32], Instant)>>);
+impl<T> Tickets<T> {
+    /// Tickets that wait this long for their use. Of more unused ones than `kept` the oldest goes.
+    pub(crate) fn new(life: Duration, kept: usize) -> Self {
+        Self { life, kept, unused: Mutex::default() }
+    }
 
-impl Tickets {
+    /// How long a ticket waits for its use.
+    pub(crate) fn life(&self) -> Duration {
+        self.life
+    }
+
     /// Mints one of two random ids, 244 random bits.
-    pub(crate) fn mint(&self) -> String {
+    pub(crate) fn mint(&self, good_for: T) -> String {
         let halves = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|half| half.simple().to_string());
         let ticket = halves.concat();
-        let mut tickets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if tickets.len() >= KEPT {
-            tickets.pop_front();
+        let mut unused = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
+        if unused.len() >= self.kept {
+            unused.pop_front();
         }
-        tickets.push_back((Sha256::digest(&ticket).into(), Instant::now() + LIFE));
+        let hash = Sha256::digest(&ticket).into();
+        unused.push_back(Unused { hash, ends: Instant::now() + self.life, good_for });
         ticket
     }
 
-    /// Takes a ticket: true once, and only before its time is over.
-    pub(crate) fn take(&self, ticket: &str) -> bool {
+    /// Takes a ticket: answers what it is good for once, and only before its time is over.
+    pub(crate) fn take(&self, ticket: &str) -> Option<T> {
         let given: [u8; 32] = Sha256::digest(ticket).into();
-        let mut tickets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tickets.retain(|(_, ends)| Instant::now() < *ends);
-        let found = tickets.iter().position(|(ticket, _)| ticket.ct_eq(&given).into());
-        found.is_some_and(|at| tickets.remove(at).is_some())
+        let mut unused = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
+        unused.retain(|ticket| Instant::now() < ticket.ends);
+        let found = unused.iter().position(|ticket| ticket.hash.ct_eq(&given).into())?;
+        unused.remove(found).map(|ticket| ticket.good_for)
     }
 }
 
@@ -45,30 +59,32 @@ impl Tickets {
 mod tests {
     use super::*;
 
+    const LIFE: Duration = Duration::from_secs(60);
+
     #[test]
-    fn a_ticket_is_good_once() {
-        let tickets = Tickets::default();
-        let ticket = tickets.mint();
-        assert!(!tickets.take(""));
-        assert!(!tickets.take(&ticket[1..]));
-        assert!(tickets.take(&ticket));
-        assert!(!tickets.take(&ticket));
+    fn a_ticket_is_good_once_for_what_it_was_made_for() {
+        let tickets = Tickets::new(LIFE, 32);
+        let ticket = tickets.mint("this");
+        assert_eq!(tickets.take(""), None);
+        assert_eq!(tickets.take(&ticket[1..]), None);
+        assert_eq!(tickets.take(&ticket), Some("this"));
+        assert_eq!(tickets.take(&ticket), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_ticket_runs_out() {
-        let tickets = Tickets::default();
-        let ticket = tickets.mint();
+        let tickets = Tickets::new(LIFE, 32);
+        let ticket = tickets.mint(());
         tokio::time::advance(LIFE).await;
-        assert!(!tickets.take(&ticket));
+        assert_eq!(tickets.take(&ticket), None);
     }
 
     #[test]
     fn unused_tickets_do_not_pile_up() {
-        let tickets = Tickets::default();
-        let first = tickets.mint();
-        let last = (0..KEPT).map(|_| tickets.mint()).last().expect("some were minted");
-        assert!(!tickets.take(&first));
-        assert!(tickets.take(&last));
+        let tickets = Tickets::new(LIFE, 32);
+        let first = tickets.mint(());
+        let last = (0..32).map(|_| tickets.mint(())).last().expect("some were minted");
+        assert_eq!(tickets.take(&first), None);
+        assert_eq!(tickets.take(&last), Some(()));
     }
 }

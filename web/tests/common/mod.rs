@@ -10,9 +10,10 @@ use actix_web::dev::ServerHandle;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use optio_actors::sessions::Places;
+use optio_actors::testing::FakeAgents;
 use optio_actors::{Service, Settings};
-use optio_host::fake::FakeHost;
-use optio_host::{CodexBinary, Host};
+use optio_host::fake::{FakeHost, FakeLaunch};
+use optio_host::{CodexBinary, ExitStatus, Host};
 use optio_oauth::LoginServer;
 use optio_oauth::fake::FakeLoginServer;
 use optio_store::memory::MemoryStore;
@@ -34,6 +35,8 @@ pub(crate) struct World {
     pub(crate) base: String,
     pub(crate) journal: Arc<MemoryJournal>,
     pub(crate) host: FakeHost,
+    /// The terminals; an app-server never says anything.
+    pub(crate) agents: FakeAgents,
     pub(crate) memory: MemoryStore,
     pub(crate) login_server: FakeLoginServer,
     pub(crate) shutdown: watch::Sender<bool>,
@@ -59,13 +62,16 @@ impl World {
         public_url: Option<&str>,
     ) -> Self {
         let host = FakeHost::new();
-        // An agent that never says anything: its session is starting until it is stopped.
         host.codex(CodexBinary {
             path: "/usr/bin/codex".into(),
             version: "0.142.5".to_owned(),
             can_listen: true,
         });
-        host.on_program(|_| std::future::pending());
+        let agents = FakeAgents::default();
+        host.on_program({
+            let agents = agents.clone();
+            move |launch| play(agents.clone(), launch)
+        });
         let machine: Arc<dyn Host> = Arc::new(host.clone());
         let service_stream = journal.open(optio_actors::events::SERVICE_STREAM).await.unwrap();
         let memory = MemoryStore::new();
@@ -94,7 +100,7 @@ impl World {
         let http = http.build().unwrap();
         let base = format!("http://{address}");
         let login_server = FakeLoginServer::default();
-        Self { web, base, journal, host, memory, login_server, shutdown, http, server: handle }
+        Self { web, base, journal, host, agents, memory, login_server, shutdown, http, server: handle }
     }
 
     /// A request without a login.
@@ -155,6 +161,14 @@ impl World {
 
     pub(crate) async fn stop(self) {
         self.server.stop(false).await;
+    }
+}
+
+/// Terminals as they are, and an app-server that never says anything: its session is starting until it is stopped.
+async fn play(agents: FakeAgents, launch: FakeLaunch) -> ExitStatus {
+    match launch.argv.iter().any(|word| word == "app-server") {
+        true => std::future::pending().await,
+        false => agents.play(launch).await,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Running programs on this machine, each as the leader of a process group of its own.
 
+use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -20,14 +21,16 @@ use crate::{AgentIdentity, Command, ExitStatus, Output, Signal, Spawned, Spawned
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 /// How long a killed program is waited for. SIGKILL needs no cooperation; longer means it hangs inside the kernel.
 const KILL_GRACE: Duration = Duration::from_secs(2);
+/// Tries to start a program that is being written, and the pause between them: a fork takes a millisecond to its exec.
+const BUSY_TRIES: u32 = 40;
+const BUSY_PAUSE: Duration = Duration::from_millis(25);
 /// Bytes taken from a pipe at once; a Linux pipe holds this many.
 const PIPE_CHUNK: usize = 64 * 1024;
 
 /// Runs a program to its end (see [`crate::Host::run`]).
 pub(super) async fn run(command: Command, home: &Path) -> Result<Output> {
     let name = program_name(&command)?.to_owned();
-    let stdin = if command.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
-    let mut leader = Leader::start(&command, stdin, home)?;
+    let mut leader = Leader::start_soon(&command, home).await?;
     let feeding = feed(leader.child.stdin.take(), command.stdin);
     let (out, err) = (leader.child.stdout.take(), leader.child.stderr.take());
     let (mut stdout, mut stderr) = (Tail::default(), Tail::default());
@@ -114,6 +117,20 @@ struct Leader {
 }
 
 impl Leader {
+    /// Starts a program, which may have been written a moment ago: a child that was forked meanwhile holds the file open for
+    /// writing until it executes its own program, and so long the system refuses to execute this one.
+    async fn start_soon(command: &Command, home: &Path) -> Result<Self> {
+        for _ in 0..BUSY_TRIES {
+            match Self::start(command, stdin_of(command), home) {
+                Err(HostError::Io { source, .. }) if source.kind() == ErrorKind::ExecutableFileBusy => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                started => return started,
+            }
+        }
+        Self::start(command, stdin_of(command), home)
+    }
+
     fn start(command: &Command, stdin: Stdio, home: &Path) -> Result<Self> {
         let name = program_name(command)?;
         let cwd = command.cwd.as_deref().unwrap_or(home);
@@ -208,6 +225,10 @@ fn start_time(stat: &[u8]) -> Option<u64> {
     rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
+fn stdin_of(command: &Command) -> Stdio {
+    if command.stdin.is_some() { Stdio::piped() } else { Stdio::null() }
+}
+
 pub(super) fn program_name(command: &Command) -> Result<&str> {
     match command.argv.first() {
         Some(name) if !name.is_empty() => Ok(name),
@@ -218,10 +239,11 @@ pub(super) fn program_name(command: &Command) -> Result<&str> {
 pub(super) fn start_error(name: &str, cwd: &Path, error: std::io::Error) -> HostError {
     let why = match error.kind() {
         // The system says the same of a missing program and a missing directory.
-        std::io::ErrorKind::NotFound if !cwd.is_dir() => {
+        ErrorKind::NotFound if !cwd.is_dir() => {
             return HostError::NotFound { path: cwd.display().to_string() };
         }
-        std::io::ErrorKind::NotFound => "there is no such program".to_owned(),
+        ErrorKind::NotFound => "there is no such program".to_owned(),
+        ErrorKind::ExecutableFileBusy => return HostError::io(format!("start {name}"), error),
         _ => error.to_string(),
     };
     HostError::Program { program: name.to_owned(), why }

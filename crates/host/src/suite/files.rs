@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 
 use super::{rel, task, text, write};
-use crate::{Host, HostError, TaskId};
+use crate::{ByteStream, Host, HostError, TaskId};
 
 pub async fn a_write_replaces_the_whole_file_and_its_mode(host: &dyn Host) {
     let dir = task(host).await;
@@ -264,6 +265,44 @@ pub async fn cleanup_may_come_twice(host: &dyn Host) {
     assert!(!host.exists(&dir).await.unwrap());
     host.cleanup(&dir).await.unwrap();
     assert!(host.exists(&other).await.unwrap());
+}
+
+fn chunks(chunks: impl IntoIterator<Item = Result<Bytes, HostError>>) -> ByteStream {
+    futures_util::stream::iter(chunks.into_iter().collect::<Vec<_>>()).boxed()
+}
+
+pub async fn a_streamed_file_is_whole_and_has_its_mode(host: &dyn Host) {
+    let dir = task(host).await;
+    let path = rel("program");
+    let parts = (0..40u8).map(|part| Ok(Bytes::from(vec![part; 100_000])));
+    assert_eq!(host.write_stream(&dir.join(&path), chunks(parts), 0o755).await.unwrap(), 4_000_000);
+    let info = host.info(&dir, &path).await.unwrap().unwrap();
+    assert_eq!((info.len, info.mode), (4_000_000, 0o755));
+    let bytes = host.read(&dir, &path, 4_000_000).await.unwrap();
+    assert!(bytes.chunks(100_000).zip(0..).all(|(part, at): (_, u8)| part.iter().all(|byte| *byte == at)));
+    assert_eq!(host.write_stream(&dir.join(&rel("empty")), chunks([]), 0o600).await.unwrap(), 0);
+    assert_eq!(text(host, &dir, "empty").await, "");
+}
+
+pub async fn a_stream_that_breaks_leaves_no_file(host: &dyn Host) {
+    let dir = task(host).await;
+    let path = rel("program");
+    let broken = HostError::BadArchive("cut".into());
+    let parts = [Ok(Bytes::from(vec![1; 3_000_000])), Err(broken)];
+    let answer = host.write_stream(&dir.join(&path), chunks(parts), 0o755).await;
+    assert!(matches!(answer, Err(HostError::BadArchive(_))), "{answer:?}");
+    assert_eq!(host.info(&dir, &path).await.unwrap(), None);
+    let nowhere = dir.join(&rel("none/program"));
+    let answer = host.write_stream(&nowhere, chunks([]), 0o755).await;
+    assert!(matches!(answer, Err(HostError::NotFound { .. })), "{answer:?}");
+}
+
+pub async fn a_streamed_file_replaces_nothing(host: &dyn Host) {
+    let dir = task(host).await;
+    write(host, &dir, "program", "old").await;
+    let new = chunks([Ok(Bytes::from_static(b"new"))]);
+    host.write_stream(&dir.join(&rel("program")), new, 0o755).await.unwrap_err();
+    assert_eq!(text(host, &dir, "program").await, "old");
 }
 
 pub async fn a_socket_path_is_short_and_belongs_to_one_task(host: &dyn Host) {
