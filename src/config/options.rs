@@ -106,6 +106,18 @@ pub struct Options {
         value_parser = BoolishValueParser::new(),
     )]
     pub refresh_seeds: Option<bool>,
+    /// Ask Codex itself whether a login is good when the login server cannot be asked and somebody wants to know; that is a
+    /// request to a model, so it costs [default: true]
+    #[arg(
+        long,
+        env = "OPTIO_CODEX_PROBE_SEEDS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+    )]
+    pub probe_seeds: Option<bool>,
     /// How the login server is asked to refresh: as Codex asks, or in the form of the standard [default: json]
     #[arg(long, env = "OPTIO_CODEX_REFRESH_ENCODING", value_name = "FORM")]
     pub refresh_encoding: Option<RefreshEncoding>,
@@ -285,6 +297,7 @@ impl Options {
             on_exit: self.on_exit.or(below.on_exit),
             orphan_ttl: self.orphan_ttl.or(below.orphan_ttl),
             refresh_seeds: self.refresh_seeds.or(below.refresh_seeds),
+            probe_seeds: self.probe_seeds.or(below.probe_seeds),
             refresh_encoding: self.refresh_encoding.or(below.refresh_encoding),
             enable_faults: self.enable_faults.or(below.enable_faults),
             workers: self.workers.or(below.workers),
