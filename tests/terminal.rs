@@ -154,7 +154,7 @@ async fn people_come_type_look_on_and_go(server: &TestServer, by_ttyd: bool) {
 
 #[actix::test]
 async fn people_are_served_without_a_ttyd() {
-    let server = service().start().await;
+    let server = service().args(["--ttyd", "/there/is/none"]).start().await;
     people_come_type_look_on_and_go(&server, false).await;
 }
 

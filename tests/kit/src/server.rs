@@ -95,6 +95,9 @@ impl ServerSetup {
     }
 }
 
+/// Nobody listens there.
+const NO_RELEASES: &str = "http://127.0.0.1:9";
+
 /// A running service. Dropping it kills it and everything it ever started, and shows what it said if the test failed.
 pub struct TestServer {
     setup: ServerSetup,
@@ -298,6 +301,8 @@ impl TestServer {
             .env("XDG_RUNTIME_DIR", self.runtime_dir())
             .env("OPTIO_CODEX_TASK_ROOT", self.task_root())
             .env("LANG", "C.UTF-8")
+            // No test asks the world for a program; one about releases has a server of its own.
+            .env("OPTIO_CODEX_TTYD_RELEASE_URL", NO_RELEASES)
             .env("RUST_BACKTRACE", "1")
             // Nobody listens there: no test ever asks the real login server.
             .env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", "http://127.0.0.1:9/oauth/token")
