@@ -60,7 +60,7 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// The codex program, used where it is; without one see [`optio_host::provision`].
     pub codex: Option<PathBuf>,
-    /// The ttyd program; without one terminals are served without.
+    /// The ttyd program; without one it is provided, and without any terminals are served without.
     pub ttyd: Option<PathBuf>,
     /// What hosts get that have none.
     pub releases: Releases,
@@ -74,6 +74,8 @@ pub struct Config {
     pub orphan_ttl: Duration,
     /// Logins that lie idle in a pool are kept fresh.
     pub refresh_seeds: bool,
+    /// Codex itself is asked whether a login is good where the login server cannot be.
+    pub probe_seeds: bool,
     /// The login server, and how it is asked.
     pub login_server: HttpOptions,
     /// People may break actors on purpose.
@@ -118,6 +120,7 @@ impl Config {
             // A test that was killed leaves its agents; they shall not live for a day.
             orphan_ttl: Duration::from_secs(60),
             refresh_seeds: false,
+            probe_seeds: false,
             login_server: HttpOptions::with_override(Some(NO_LOGIN_SERVER.to_owned())),
             enable_faults: false,
             workers: 2,
@@ -180,6 +183,7 @@ impl Config {
             on_exit: options.on_exit.unwrap_or_default().into(),
             orphan_ttl,
             refresh_seeds: options.refresh_seeds.unwrap_or(true),
+            probe_seeds: options.probe_seeds.unwrap_or(true),
             login_server,
             enable_faults: options.enable_faults.unwrap_or(false),
             workers: options.workers.map_or(cores, |workers| workers.get().into()),

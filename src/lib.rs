@@ -28,7 +28,7 @@ use optio_actors::sessions::{OnExit, Places};
 use optio_actors::{Service, Settings};
 use optio_host::provision::HostTools;
 use optio_host::{Host, LocalHost, LocalHostConfig};
-use optio_oauth::{ClientError, HttpLoginServer, LoginServer, Offline};
+use optio_oauth::{ClientError, HttpLoginServer, LoginServer, Offline, REFRESH_URL};
 use optio_store::embedded::BLOB_GRACE;
 use optio_store::{DiskJournal, Health, Journal, Store};
 use optio_web::{Web, WebOptions};
@@ -178,6 +178,9 @@ async fn settings(config: &Config, store: Store) -> Result<Settings> {
         defaults: config.defaults.clone(),
         hooks: config.hooks.0.clone(),
         refresh_idle: config.refresh_seeds,
+        probe_seeds: config.probe_seeds,
+        refresh_url: (config.login_server.refresh_url != REFRESH_URL)
+            .then(|| config.login_server.refresh_url.clone()),
         login_server: login_server(config)?,
         ..Settings::new(hosts, store, service_stream)
     })

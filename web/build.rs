@@ -63,10 +63,12 @@ fn build(sources: &Path, out: &Path, page: &Path) -> Result<(), String> {
         work
     };
     npm(&work, page, ["run", "build", "--silent"])?;
-    match page.join("index.html").is_file() {
-        true => Ok(()),
-        false => Err("npm run build left no index.html".to_owned()),
+    for name in ["index.html", "terminal.html"] {
+        if !page.join(name).is_file() {
+            return Err(format!("npm run build left no {name}"));
+        }
     }
+    Ok(())
 }
 
 /// Runs npm to its end; what it says is shown only if it fails.

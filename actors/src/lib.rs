@@ -42,6 +42,7 @@ pub mod teardown;
 pub mod terminal;
 #[cfg(feature = "testsuite")]
 pub mod testing;
+mod throw_away;
 pub mod trace;
 pub mod verifier;
 

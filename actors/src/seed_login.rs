@@ -23,8 +23,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use jiff::Timestamp;
-use optio_codex_protocol::auth::MAX_AUTH_JSON;
-use optio_host::{Host, HostError, RelPath, TaskDir};
+use optio_host::HostError;
 use optio_store::{LoginId, SeedId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -35,6 +34,7 @@ use tracing::{info, warn};
 use crate::provisioner::Provide;
 use crate::settings::Settings;
 use crate::supervision::ExitSlot;
+use crate::throw_away::ThrowAway;
 
 /// Attempts under way at once: people log in one after the other, and each attempt is a codex process. Also the number of
 /// directories that are looked through at the next start; a later version must not have fewer.
@@ -42,9 +42,6 @@ pub const MAX_LOGINS: usize = 8;
 
 /// The file beside the home that says what was asked for, so that a later process can finish the attempt.
 const NOTE: &str = "login.json";
-
-/// The largest note: notes of a seed are as large as a request's body may be (1 MiB), and written as JSON again.
-const NOTE_LIMIT: u64 = 2 << 20;
 
 /// The member of a seed's notes that names the attempt it came from. It makes the import one that can be done again: what
 /// was stored already is found, even when the login in it has rotated since.
@@ -133,23 +130,10 @@ pub struct LoginNote {
 
 impl LoginNote {
     /// Reads the note of a directory that an earlier process left. Without one nothing was started there.
-    pub(crate) async fn read(host: &dyn Host, dir: &TaskDir) -> Result<Option<Self>, HostError> {
-        match host.read(dir, &path(NOTE), NOTE_LIMIT).await {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes)
-                .inspect_err(|problem| warn!(%problem, "note of a login cannot be read"))
-                .ok()),
-            Err(HostError::NotFound { .. }) => Ok(None),
-            Err(problem) => Err(problem),
-        }
+    pub(crate) async fn read(home: &ThrowAway) -> Result<Option<Self>, HostError> {
+        let note = home.note(NOTE).await?.transpose();
+        Ok(note.inspect_err(|problem| warn!(%problem, "note of a login cannot be read")).ok().flatten())
     }
-}
-
-fn path(path: &'static str) -> RelPath {
-    RelPath::new(path).expect("a literal relative path without empty or dot segments")
-}
-
-fn in_workdir(path: &'static str) -> RelPath {
-    RelPath::in_workdir(path).expect("a literal relative path without empty or dot segments")
 }
 
 /// Where an attempt begins.
@@ -164,9 +148,7 @@ pub(crate) enum Begin {
 /// Everything an attempt works with.
 pub(crate) struct LoginParts {
     pub(crate) settings: Arc<Settings>,
-    pub(crate) host: Arc<dyn Host>,
-    /// Its directory; nobody else's.
-    pub(crate) dir: TaskDir,
+    pub(crate) home: ThrowAway,
     pub(crate) note: LoginNote,
     pub(crate) begin: Begin,
     pub(crate) view: watch::Sender<LoginView>,
@@ -247,12 +229,12 @@ impl Actor for SeedLogin {
 
 /// Refuses a directory in which something lies: it could be a login that a start did not look through.
 async fn is_empty(parts: &LoginParts) -> Result<(), String> {
-    let why = match parts.host.exists(&parts.dir).await {
+    let why = match parts.home.host.exists(&parts.home.dir).await {
         Ok(false) => return Ok(()),
         Ok(true) => "an earlier login may lie there, the next start looks for it".to_owned(),
         Err(problem) => problem.to_string(),
     };
-    let why = format!("{} cannot be used: {why}", parts.dir.path().display());
+    let why = format!("{} cannot be used: {why}", parts.home.dir.path().display());
     parts.moved_on(LoginState::Failed, Some(why.clone()));
     Err(why)
 }
@@ -269,9 +251,6 @@ impl Handler<CancelLogin> for SeedLogin {
         self.cancel.cancel();
     }
 }
-
-/// Bytes of the largest `auth.json` that is read.
-const AUTH_LIMIT: u64 = MAX_AUTH_JSON as u64;
 
 /// How often the guard is told that the service lives.
 const HEARTBEAT: Duration = Duration::from_secs(10);

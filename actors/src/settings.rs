@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::faults::Faults;
 use crate::session::SessionEnded;
 use crate::trace::Trace;
+use crate::verifier::Probes;
 
 /// Heartbeat age at which the guard of a leased agent sends SIGTERM: a service that is back within it adopts
 /// (DESIGN §7).
@@ -46,7 +47,7 @@ pub struct Settings {
     pub trace: Trace,
     /// The codex program to use; without one the host's own, or a release, is found (see [`optio_host::provision`]).
     pub codex: Option<PathBuf>,
-    /// The ttyd program that serves terminals; without one a pty of the host's does.
+    /// The ttyd program that serves terminals; without one it is provided, and without any a pty of the host's does.
     pub ttyd: Option<PathBuf>,
     /// How hosts get the programs that they need.
     pub provision: Arc<dyn Provision>,
@@ -58,6 +59,13 @@ pub struct Settings {
     pub login_server: Arc<dyn LoginServer>,
     /// Seeds that lie idle in a pool are kept fresh.
     pub refresh_idle: bool,
+    /// Codex itself may be asked whether a login is good, when the login server cannot be asked and somebody wants to
+    /// know. That is a request to a model, so it costs.
+    pub probe_seeds: bool,
+    /// Where codex shall refresh when it is asked, if not at the real login server.
+    pub refresh_url: Option<String>,
+    /// Where codex is asked.
+    pub probes: Probes,
     /// What an operator has a say in.
     pub hooks: Arc<dyn Hooks>,
     /// What tells how old a login is; leases go by the store's own clock.
@@ -97,6 +105,9 @@ impl Settings {
             defaults: Defaults::default(),
             login_server: Arc::new(Offline),
             refresh_idle: false,
+            probe_seeds: false,
+            refresh_url: None,
+            probes: Probes::default(),
             hooks: Arc::new(NoHooks),
             clock: Arc::new(SystemClock),
             root: OnceLock::new(),

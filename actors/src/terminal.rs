@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use optio_host::provision::{Tool, Wishes};
 use optio_host::terminal::Seat;
 use optio_host::{HostError, Size, tmux};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{debug, info};
 
+use crate::provisioner;
 use crate::session::RunContext;
 use crate::supervision::{ChildKind, Observation, Observe, Pulse, beat};
 use crate::teardown::{CloseDoor, EndTurn, Finish, StepError, StepResult};
@@ -45,8 +47,6 @@ const REFRESH_LIMIT: Duration = Duration::from_secs(2);
 pub struct TerminalRecord {
     /// The tmux program on the host.
     pub tmux: PathBuf,
-    /// The ttyd program on the host; without one viewers come by a pty of the host's.
-    pub ttyd: Option<PathBuf>,
 }
 
 /// Seats people before the terminal and types for them. The terminal itself is tmux's and needs nobody: this actor, a ttyd
@@ -57,6 +57,10 @@ pub struct TerminalRecord {
 pub struct Terminal {
     run: RunContext,
     pulse: Pulse,
+    /// How a ttyd is to be had.
+    ttyd: Wishes,
+    /// Cancelled when nobody wants a ttyd any more.
+    leaving: CancellationToken,
     keeper: Arc<Keeper>,
     /// One text at a time: two pastes at once would be one message.
     typing: Arc<tokio::sync::Mutex<()>>,
@@ -77,9 +81,11 @@ struct Seated {
 }
 
 impl Terminal {
-    /// A terminal for this run.
-    pub fn new(run: RunContext, pulse: Pulse) -> Self {
+    /// A terminal for this run, which has a ttyd provided as it is wished.
+    pub fn new(run: RunContext, pulse: Pulse, ttyd: Wishes) -> Self {
         Self {
+            ttyd,
+            leaving: CancellationToken::new(),
             keeper: Arc::new(Keeper::new(run.clone())),
             run,
             pulse,
@@ -99,6 +105,29 @@ impl Actor for Terminal {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(BEAT, |terminal, _| terminal.pulse.touch());
         beat(ctx, ChildKind::Terminal, self.run.clone());
+        self.fetch_ttyd(ctx);
+    }
+}
+
+impl Terminal {
+    /// Has a ttyd provided, behind everybody's back: until it is there, and where there is none, people come by a pty of
+    /// the host's.
+    fn fetch_ttyd(&self, ctx: &mut Context<Self>) {
+        let (run, wishes, leaving) = (self.run.clone(), self.ttyd.clone(), self.leaving.clone());
+        let events = Some(run.events.clone());
+        let providing = async move {
+            provisioner::provide(&run.provisioner, &run.host, Tool::Ttyd, wishes, events, &leaving).await
+        };
+        ctx.spawn(providing.into_actor(self).map(|provided, terminal, _| match provided {
+            Ok(ttyd) => {
+                info!(version = ttyd.version, path = %ttyd.path.display(), "ttyd is there");
+                terminal.keeper.use_ttyd(ttyd.path);
+            }
+            Err(problem) => {
+                debug!(%problem, "there is no ttyd, the terminal is served without it");
+                terminal.last_error = Some(problem.to_string());
+            }
+        }));
     }
 }
 
@@ -106,6 +135,7 @@ impl Drop for Terminal {
     /// Its lines lead nowhere without it: viewers come back to its successor.
     fn drop(&mut self) {
         self.door.cancel();
+        self.leaving.cancel();
     }
 }
 
@@ -216,6 +246,7 @@ impl Handler<CloseDoor> for Terminal {
 
     fn handle(&mut self, _: CloseDoor, _: &mut Self::Context) -> Self::Result {
         self.door.cancel();
+        self.leaving.cancel();
         let (run, keeper) = (self.run.clone(), self.keeper.clone());
         let closing = async move {
             run.step(ChildKind::Terminal, "close").await.map_err(StepError::new)?;

@@ -75,6 +75,8 @@ pub struct World {
     pub provision: RefCell<Arc<dyn Provision>>,
     /// Services that are started from now on keep idle seeds fresh.
     pub refresh_idle: Cell<bool>,
+    /// Services that are started from now on may ask codex about a login.
+    pub probe_seeds: Cell<bool>,
     /// What an operator has a say in, for services that are started from now on.
     pub hooks: RefCell<Arc<dyn Hooks>>,
     /// The fault seam of the actors.
@@ -116,6 +118,7 @@ impl World {
             clock,
             provision: RefCell::new(Arc::new(InPlace)),
             refresh_idle: Cell::new(false),
+            probe_seeds: Cell::new(false),
             hooks: RefCell::new(Arc::new(NoHooks)),
             faults: Faults::default(),
             trace: Trace::default(),
@@ -149,6 +152,7 @@ impl World {
         settings.clock = self.clock.clone();
         settings.provision = self.provision.borrow().clone();
         settings.refresh_idle = self.refresh_idle.get();
+        settings.probe_seeds = self.probe_seeds.get();
         settings.hooks = self.hooks.borrow().clone();
         let life = Life::start(settings).await;
         self.life.replace(Some(life));

@@ -8,6 +8,7 @@ mod check;
 mod held;
 mod mend;
 mod notes;
+mod probe;
 mod save;
 mod walk;
 
@@ -25,6 +26,7 @@ use tracing::{info, warn};
 
 pub use notes::LastVerdict;
 pub(crate) use notes::{INTENT, Intent};
+pub use probe::{PROBES, Probes};
 
 use crate::error::SessionError;
 use crate::settings::Settings;
@@ -39,6 +41,9 @@ const FLIGHTS: usize = 64;
 
 /// Who waits for one check. Beyond it the answer is busy too.
 const WAITING: usize = 256;
+
+/// The wait before it is tried again to bring home what an earlier check left. A store that is back is noticed within it.
+const LEFT_PAUSE: Duration = Duration::from_secs(60);
 
 /// Seeds that are tried for one wish for a mend: a launch waits for it.
 const MEND_TRIES: usize = 3;
@@ -67,6 +72,8 @@ pub enum Occasion {
     Asked,
     /// It is due: only a clean one is taken.
     InPassing,
+    /// An earlier check asked codex and did not come to its end: what it left is brought home, and nobody is asked.
+    Leftover,
 }
 
 /// What a check found.
@@ -129,17 +136,46 @@ impl Verifier {
             let _turn = turns.acquire_owned().await;
             Box::pin(check::verify(settings, id, occasion)).await
         });
-        ctx.spawn(task.into_actor(self).map(move |ended, verifier, _| {
+        ctx.spawn(task.into_actor(self).map(move |ended, verifier, ctx| {
             let ended = ended.unwrap_or_else(|died| {
                 let why = format!("the check died: {died}");
                 Err(StoreError::Unavailable { what: "checking a login", why })
             });
-            verifier.ended(&seed, ended);
+            verifier.ended(&seed, ended, occasion, ctx);
         }));
         Ok(told)
     }
 
-    fn ended(&mut self, seed: &SeedId, ended: Ended) {
+    /// Goes on with what an earlier process, or check, left. What is not home yet is tried again later.
+    fn take_up(&mut self, ctx: &mut Context<Self>) {
+        if self.leaving {
+            return;
+        }
+        let settings = self.settings.clone();
+        let looking = async move { settings.probes.left(&settings).await };
+        ctx.spawn(looking.into_actor(self).map(|left, verifier, ctx| match left {
+            Ok(left) => {
+                for seed in left {
+                    info!(%seed, "what a check left of a login is taken up");
+                    // Refused at the limit: whoever checks it next goes on with it. Nobody waits for the answer.
+                    let _ = verifier.check(seed, Occasion::Leftover, ctx);
+                }
+            }
+            Err(problem) => {
+                warn!(%problem, "homes of earlier checks cannot be looked through yet");
+                ctx.run_later(LEFT_PAUSE, Self::take_up);
+            }
+        }));
+    }
+
+    fn ended(&mut self, seed: &SeedId, ended: Ended, occasion: Occasion, ctx: &mut Context<Self>) {
+        let undone = match &ended {
+            Ok(checked) => matches!(checked.verdict, Verdict::Busy(_)),
+            Err(_) => true,
+        };
+        if occasion == Occasion::Leftover && undone {
+            ctx.run_later(LEFT_PAUSE, Self::take_up);
+        }
         match &ended {
             Ok(checked) => {
                 info!(%seed, verdict = checked.verdict.name(), reason = checked.verdict.reason(), "login checked");
@@ -188,6 +224,7 @@ impl Actor for Verifier {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        self.take_up(ctx);
         if self.settings.refresh_idle {
             ctx.run_later(Walk::pause(&Stepped::Nothing), Self::step);
         }
@@ -272,6 +309,7 @@ impl Handler<FinishChecks> for Verifier {
 
     fn handle(&mut self, _: FinishChecks, _: &mut Self::Context) -> Self::Result {
         self.leaving = true;
+        self.settings.probes.stop();
         let (keep, over) = oneshot::channel::<()>();
         if !self.flights.is_empty() {
             self.left.push(keep);

@@ -80,7 +80,7 @@ pub struct Options {
     /// The codex program [default: the host's own, copied into its cache, or else a pinned release]
     #[arg(long, env = "OPTIO_CODEX_CODEX", value_name = "FILE")]
     pub codex: Option<PathBuf>,
-    /// The ttyd program that serves terminals [default: none, a terminal needs no ttyd]
+    /// The ttyd program that serves terminals [default: the host's own or a release; a terminal works without one, too]
     #[arg(long, env = "OPTIO_CODEX_TTYD", value_name = "FILE")]
     pub ttyd: Option<PathBuf>,
     /// Where releases of codex are, as URL/rust-vVERSION/FILE [default: GitHub's]
@@ -106,6 +106,18 @@ pub struct Options {
         value_parser = BoolishValueParser::new(),
     )]
     pub refresh_seeds: Option<bool>,
+    /// Ask Codex itself whether a login is good when the login server cannot be asked and somebody wants to know; that is a
+    /// request to a model, so it costs [default: true]
+    #[arg(
+        long,
+        env = "OPTIO_CODEX_PROBE_SEEDS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+    )]
+    pub probe_seeds: Option<bool>,
     /// How the login server is asked to refresh: as Codex asks, or in the form of the standard [default: json]
     #[arg(long, env = "OPTIO_CODEX_REFRESH_ENCODING", value_name = "FORM")]
     pub refresh_encoding: Option<RefreshEncoding>,
@@ -285,6 +297,7 @@ impl Options {
             on_exit: self.on_exit.or(below.on_exit),
             orphan_ttl: self.orphan_ttl.or(below.orphan_ttl),
             refresh_seeds: self.refresh_seeds.or(below.refresh_seeds),
+            probe_seeds: self.probe_seeds.or(below.probe_seeds),
             refresh_encoding: self.refresh_encoding.or(below.refresh_encoding),
             enable_faults: self.enable_faults.or(below.enable_faults),
             workers: self.workers.or(below.workers),

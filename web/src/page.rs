@@ -36,9 +36,9 @@ pub(crate) async fn serve(request: HttpRequest) -> Result<HttpResponse, Problem>
     })
 }
 
-/// What a page may do that our own main page shows in a frame. xterm.js writes its styles into the page by itself.
-const FRAMED: &str = "default-src 'self'; connect-src 'self'; style-src 'self' 'unsafe-inline'; object-src 'none'; \
-    frame-ancestors 'self'; base-uri 'none'; form-action 'none'";
+/// What a page may do that our own main page shows in a frame.
+const FRAMED: &str = "default-src 'self'; connect-src 'self'; object-src 'none'; frame-ancestors 'self'; \
+    base-uri 'none'; form-action 'none'";
 
 /// The page of a terminal, wherever it is served.
 pub(crate) fn of_terminal(request: &HttpRequest) -> HttpResponse {

@@ -11,20 +11,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use optio_codex_protocol::auth::{self, Credential};
-use optio_codex_protocol::workdir;
 use optio_host::HostError;
 use optio_store::{NewSeed, PageRequest, SeedFiles, SeedId, StoreError};
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{AUTH_LIMIT, Begin, Ended, LoginParts, LoginState, ORIGIN, in_workdir};
+use super::{Begin, Ended, LoginParts, LoginState, ORIGIN};
 use crate::events::tell_of_service;
 use crate::faults::Injected;
 use crate::login::account_of;
-use crate::process::stop_guarded;
 use crate::supervision::ChildKind;
-use crate::teardown::StopStyle;
 
 /// The wait before the next try to bring a login home; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -51,7 +48,7 @@ enum HomeError {
 /// Stores the login if there is one, wipes the directory, and says how the attempt ended. An error says why the directory
 /// is still there.
 pub(super) async fn bring_home(parts: &LoginParts, ended: Ended) -> Result<(), String> {
-    let (id, at) = (&parts.note.id, parts.dir.path().display());
+    let (id, at) = (&parts.note.id, parts.home.dir.path().display());
     let (until, mut pause) = (Instant::now() + TRY_FOR, FIRST_PAUSE);
     let mut again = parts.begin == Begin::Leftover;
     let found = loop {
@@ -75,7 +72,7 @@ pub(super) async fn bring_home(parts: &LoginParts, ended: Ended) -> Result<(), S
         let saved = json!({ "seed": seed, "from": "login", "login": id, "pool": parts.note.pool });
         tell_of_service(&parts.settings.service_stream, "seed.saved", &saved);
     }
-    let wiped = wipe(parts).await;
+    let wiped = parts.home.wipe().await;
     if let Err(problem) = &wiped {
         warn!(login = %id, %problem, "directory of a login is not wiped, the next start does it");
     }
@@ -98,14 +95,8 @@ pub(super) async fn bring_home(parts: &LoginParts, ended: Ended) -> Result<(), S
 /// `again` when it may have been stored before.
 async fn find(parts: &LoginParts, again: bool) -> Result<Option<SeedId>, HomeError> {
     parts.settings.faults.at_root(ChildKind::SeedLogin, "bring_home").await?;
-    stop_guarded(&*parts.host, &parts.dir, StopStyle::Graceful)
-        .await
-        .map_err(|problem| HomeError::Running(problem.to_string()))?;
-    let auth_json = match parts.host.read(&parts.dir, &in_workdir(workdir::AUTH_JSON), AUTH_LIMIT).await {
-        Ok(bytes) => bytes,
-        Err(HostError::NotFound { .. }) => return Ok(None),
-        Err(problem) => return Err(problem.into()),
-    };
+    parts.home.end_codex().await.map_err(|problem| HomeError::Running(problem.to_string()))?;
+    let Some(auth_json) = parts.home.auth_json().await? else { return Ok(None) };
     let credential = auth::read(&auth_json);
     if !credential.is_login() {
         warn!(login = %parts.note.id, found = ?credential, "codex left a file that is no login");
@@ -157,10 +148,4 @@ async fn stored_before(parts: &LoginParts) -> Result<Option<SeedId>, StoreError>
             None => return Ok(None),
         }
     }
-}
-
-/// The login goes first, in one step: what is left of a tree whose removal broke off must not look like a login.
-async fn wipe(parts: &LoginParts) -> Result<(), HostError> {
-    parts.host.remove(&parts.dir, &in_workdir(workdir::AUTH_JSON)).await?;
-    parts.host.cleanup(&parts.dir).await
 }

@@ -2,31 +2,24 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
+use optio_codex_protocol::argv;
 use optio_codex_protocol::device_login::CODE_LIFETIME;
-use optio_codex_protocol::{argv, workdir};
 use optio_host::provision::{Tool, Wishes};
-use optio_host::{AgentState, EnvPlan, GuardSpec, HostError, Stage};
+use optio_host::{EnvPlan, GuardSpec, HostError, Stage};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::dialogue::{Dialogue, DialogueError};
-use super::{Ended, HEARTBEAT, LoginParts, LoginState, NOTE, in_workdir, path};
+use super::{Ended, HEARTBEAT, LoginParts, LoginState, NOTE};
 use crate::conversation::WireError;
 use crate::provisioner::{self, ProvideError};
 use crate::session::last_words::last_words;
 use crate::settings::{LEASED_KILL_AFTER, LEASED_TERM_AFTER};
 
-/// Directories without which codex does not work (S-236).
-const HOME_DIRS: [&str; 4] = [workdir::CODEX_HOME, "home/.local/share", "home/.config", "home/.cache"];
-
 /// Codex gives up by itself when the code's time is over, and its own reason is the better one.
 const EXPIRY_GRACE: Duration = Duration::from_secs(15);
-
-/// A look whether a codex that does not answer still runs. Later its connection tells; before there is one, nothing does.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why an attempt came to nothing before anybody could log in.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +48,7 @@ pub(super) async fn log_in(parts: &LoginParts, cancel: &CancellationToken) -> En
 }
 
 async fn begin(parts: &LoginParts, cancel: &CancellationToken) -> Result<Ended, StartError> {
-    let (host, dir) = (&parts.host, &parts.dir);
+    let (host, dir) = (&parts.home.host, &parts.home.dir);
     let wishes = Wishes { program: parts.settings.codex.clone(), ..Wishes::default() };
     let providing = provisioner::provide(&parts.provisioner, host, Tool::Codex, wishes, None, cancel);
     let codex = match providing.await {
@@ -65,13 +58,7 @@ async fn begin(parts: &LoginParts, cancel: &CancellationToken) -> Result<Ended, 
     if !codex.can_listen {
         return Err(StartError::TooOld { version: codex.version });
     }
-    host.create(dir).await?;
-    // Before codex is: whoever finds a login here must know where it belongs.
-    let note = serde_json::to_vec(&parts.note).expect("a note of strings and JSON values is always JSON");
-    host.write(dir, &path(NOTE), Bytes::from(note), 0o600).await?;
-    for home in HOME_DIRS {
-        host.make_dir(dir, &in_workdir(home)).await?;
-    }
+    parts.home.make(NOTE, &parts.note).await?;
     if cancel.is_cancelled() {
         return Ok(Ended::Cancelled);
     }
@@ -101,26 +88,16 @@ async fn begin(parts: &LoginParts, cancel: &CancellationToken) -> Result<Ended, 
     }
 }
 
-async fn end_of_codex(parts: &LoginParts) {
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        // What cannot be seen is left to the limits of whoever talks to it.
-        let state = parts.host.guard_state(&parts.dir).await;
-        if matches!(state, Ok(AgentState::Exited { .. } | AgentState::Absent)) {
-            return;
-        }
-    }
-}
-
 async fn talk(parts: &LoginParts, cancel: &CancellationToken) -> Result<Ended, DialogueError> {
     let asking = async {
-        let mut dialogue = Dialogue::open(&*parts.host, &parts.dir).await?;
+        let mut dialogue = Dialogue::open(&*parts.home.host, &parts.home.dir).await?;
         let code = dialogue.start().await?;
         Ok::<_, DialogueError>((dialogue, code))
     };
     let (mut dialogue, code) = tokio::select! {
         asked = asking => asked?,
-        () = end_of_codex(parts) => return Err(WireError::Closed.into()),
+        // Later its connection tells; before there is one, nothing does.
+        () = parts.home.end_of_codex() => return Err(WireError::Closed.into()),
         // Codex is ended next, and with it whatever it was about to ask.
         () = cancel.cancelled() => return Ok(Ended::Cancelled),
     };
@@ -158,7 +135,7 @@ async fn talk(parts: &LoginParts, cancel: &CancellationToken) -> Result<Ended, D
                 return Ok(Ended::Failed(format!("nobody entered the code within {minutes} minutes")));
             }
             _ = heartbeat.tick() => {
-                if let Err(problem) = parts.host.guard_heartbeat(&parts.dir).await {
+                if let Err(problem) = parts.home.host.guard_heartbeat(&parts.home.dir).await {
                     warn!(login = %parts.note.id, %problem, "heartbeat was not touched");
                 }
             }

@@ -194,7 +194,8 @@ impl Service {
 }
 
 /// How long an answer is waited for. A check takes two requests of twenty seconds where the login server takes its time;
-/// one that cannot save what it got goes on for minutes, and its verdict is then read from the seed.
+/// one that cannot save what it got, or that asks a codex which hangs, goes on for minutes, and its verdict is then read from
+/// the seed.
 const VERIFY_LIMIT: Duration = Duration::from_secs(60);
 
 impl Service {

@@ -1,6 +1,7 @@
 //! Starting children from what is on record, so that a fresh one goes on where the dead one stopped.
 
 use actix::prelude::*;
+use optio_host::provision::Tool;
 use tracing::info_span;
 
 use super::children::{AnyChild, Crew, Front};
@@ -127,7 +128,8 @@ pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Se
         ChildKind::Terminal => {
             let pulse = Pulse::new(terminal::PULSE_LIMIT);
             let beat = pulse.clone();
-            let (addr, handle) = spawn_child(parent, kind, span, move |_| Terminal::new(run, beat));
+            let ttyd = session.ledger.read(|record| session.settings.wishes(Tool::Ttyd, &record.config));
+            let (addr, handle) = spawn_child(parent, kind, span, move |_| Terminal::new(run, beat, ttyd));
             (AnyChild::Terminal(addr), handle, pulse)
         }
     };

@@ -1,10 +1,9 @@
 //! The root's logins by a code: at most [`MAX_LOGINS`] at once, each in a directory that the next start finds by its name.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use actix::prelude::*;
-use optio_host::{Host, HostError, TaskDir, TaskId};
+use optio_host::HostError;
 use optio_store::LoginId;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
@@ -17,12 +16,10 @@ use crate::seed_login::{
 };
 use crate::settings::Settings;
 use crate::supervision::{ChildExit, ChildHandle, ChildKind, ExitReason, spawn_child};
+use crate::throw_away::ThrowAway;
 
 /// Logins that are over and can still be asked for.
 const REMEMBERED: usize = 64;
-
-/// The name of the host where people's logins are made, when it has one of this name; else the first one.
-const LOCAL: &str = "local";
 
 /// Every login by a code that this process knows of.
 #[derive(Default)]
@@ -84,15 +81,9 @@ impl Logins {
     }
 }
 
-/// The host where logins are made, and one of their directories there.
-fn place(settings: &Settings, slot: usize) -> Result<(Arc<dyn Host>, TaskDir), HostError> {
-    let host = settings.hosts.get(LOCAL).or_else(|| settings.hosts.values().next());
-    let host = host.cloned().ok_or_else(|| HostError::Unreachable {
-        host: LOCAL.to_owned(),
-        why: "no host is configured".to_owned(),
-    })?;
-    let dir = host.task_dir(&TaskId::new(format!("login-{}-{slot}", settings.name))?);
-    Ok((host, dir))
+/// One of the homes where logins are made.
+fn place(settings: &Settings, slot: usize) -> Result<ThrowAway, HostError> {
+    ThrowAway::at(settings, "login", slot)
 }
 
 impl Sessions {
@@ -103,14 +94,13 @@ impl Sessions {
         begin: Begin,
         ctx: &mut Context<Self>,
     ) -> Result<watch::Sender<LoginView>, HostError> {
-        let (host, dir) = place(&self.settings, slot)?;
+        let home = place(&self.settings, slot)?;
         let before = self.logins.known.remove(&note.id);
         let deaths = before.as_ref().map_or(0, |known| known.deaths);
         let view = before.map_or_else(|| LoginParts::first_view(&note), |known| known.view);
         let parts = LoginParts {
             settings: self.settings.clone(),
-            host,
-            dir,
+            home,
             note: note.clone(),
             begin,
             view: view.clone(),
@@ -227,9 +217,9 @@ impl Handler<RecoverLogins> for Sessions {
         let looking = async move {
             let mut found = Vec::new();
             for slot in 0..MAX_LOGINS {
-                let (host, dir) = place(&settings, slot)?;
-                if host.exists(&dir).await? {
-                    let note = LoginNote::read(&*host, &dir).await?;
+                let home = place(&settings, slot)?;
+                if home.host.exists(&home.dir).await? {
+                    let note = LoginNote::read(&home).await?;
                     let nothing = || LoginNote { id: LoginId::mint(), pool: None, metadata: Map::new() };
                     found.push((slot, note.unwrap_or_else(nothing)));
                 }

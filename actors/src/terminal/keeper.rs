@@ -1,5 +1,6 @@
 //! The way to the terminal: a ttyd while somebody is there, where the host has one; else a pty of the host's.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ pub(super) struct Keeper {
 
 #[derive(Default)]
 struct State {
+    program: Option<PathBuf>,
     runs: bool,
     failures: Vec<Instant>,
     last_error: Option<String>,
@@ -44,7 +46,7 @@ impl Keeper {
         let places = self.run.ledger.read(|r| r.run.as_ref().and_then(|of_run| of_run.terminal.clone()));
         let places = places.ok_or(TerminalError::None)?;
         let host = &*self.run.host;
-        if let Some(program) = places.ttyd.as_deref().filter(|_| !self.has_failed_too_often()) {
+        if let Some(program) = self.program() {
             let mut ttyd = self.ttyd.lock().await;
             if let Some(ended) = ttyd.as_mut().and_then(|running| running.ended().now_or_never()) {
                 let status = ended.map_or_else(|problem| problem.to_string(), |status| status.to_string());
@@ -53,7 +55,7 @@ impl Keeper {
                 self.failed(format!("ttyd ended with {status}"));
             }
             if ttyd.is_none() {
-                match ttyd::start(host, program, &places.tmux, &self.run.dir).await {
+                match ttyd::start(host, &program, &places.tmux, &self.run.dir).await {
                     Ok(started) => {
                         info!(at = ?started.at(), "ttyd listens");
                         self.state().runs = true;
@@ -104,10 +106,16 @@ impl Keeper {
         state.failures.push(Instant::now());
     }
 
-    fn has_failed_too_often(&self) -> bool {
+    /// From now on there is this ttyd.
+    pub(super) fn use_ttyd(&self, program: PathBuf) {
+        self.state().program = Some(program);
+    }
+
+    /// The ttyd to use, unless it has failed too often.
+    fn program(&self) -> Option<PathBuf> {
         let mut state = self.state();
         state.failures.retain(|at| at.elapsed() < BUDGET_WINDOW);
-        state.failures.len() >= BUDGET
+        state.program.clone().filter(|_| state.failures.len() < BUDGET)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

@@ -86,6 +86,8 @@ impl FakeAgents {
             [TMUX, "-u", "-S", socket, ref words @ ..] => {
                 self.tmux(launch, &PathBuf::from(socket), words).await
             }
+            // Nothing else is on the PATH of this world.
+            ["sh", ..] => Some(ExitStatus::Code(127)),
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lease ─ spool ─ load ─ judge ─ is it there? ─ INTENT + parked ─ send ─ spool ─ save ─ VERDICT, intent gone ─ release
+//!                                        └─ no: codex is asked ([`super::probe`]), in the place of "send"
 //! ```
 //!
 //! The intent and the mark `needs_recovery` are one write, made before the token is sent, by its holder alone. So from
@@ -32,6 +33,7 @@ use tracing::{info, warn};
 use super::held::Held;
 use super::mend;
 use super::notes::{INTENT, Intent, VERIFY, verdict_note};
+use super::probe::{self, Finished, Left, Note, Parked, Probe};
 use super::save::Rotated;
 use super::{Checked, Occasion};
 use crate::recovery::{self, Home};
@@ -52,19 +54,39 @@ pub(super) async fn verify(
 ) -> Result<Checked, StoreError> {
     let store = &settings.store;
     let not_found = || StoreError::NotFound { what: "seed", id: seed.to_string() };
-    let row = store.seeds.get(&seed).await?.ok_or_else(not_found)?;
-    if let Some(why) = mend::in_use(&settings, &row).await? {
-        return Ok(Checked::unwritten(Verdict::Busy(why), settings.clock.now()));
-    }
-    let Some(held) = Held::acquire(store, &row, occasion).await? else {
-        let why = Verdict::Busy("somebody has just taken it".to_owned());
-        return Ok(Checked::unwritten(why, settings.clock.now()));
+    let busy = |why: String| Ok(Checked::unwritten(Verdict::Busy(why), settings.clock.now()));
+    let left = match settings.probes.left_of(&settings, &seed).await {
+        Ok(left) => left,
+        Err(why) => return busy(why),
     };
+    if occasion == Occasion::Leftover && left.is_none() {
+        return busy("what was left of an earlier check is brought home already".to_owned());
+    }
+    let Some(row) = store.seeds.get(&seed).await? else {
+        if let Some(left) = &left {
+            left.discard().await;
+        }
+        return Err(not_found());
+    };
+    let earlier = left.as_ref().map(|left| &left.note.holder);
+    if let Some(why) = mend::in_use(&settings, &row, earlier).await? {
+        return busy(why);
+    }
+    let held = match &left {
+        Some(left) => Held::take_over(store, &left.note).await?,
+        None => None,
+    };
+    let held = match held {
+        Some(held) => Some(held),
+        None => Held::acquire(store, &row, occasion).await?,
+    };
+    let Some(held) = held else { return busy("somebody has just taken it".to_owned()) };
     // Read again under the lease: what came before may be over.
     let checking = async {
         let row = store.seeds.get(&seed).await?.ok_or_else(not_found)?;
-        let before = Before::of(row, held.last.is_some());
-        Check { settings: &settings, held: &held, before, asked: false, wait: None }.run().await
+        let before = Before::of(&row, held.last.is_some());
+        let check = Check { settings: &settings, held: &held, occasion, before, asked: false, wait: None };
+        check.run(&row, left).await
     };
     let checked = tokio::select! {
         checked = checking => checked,
@@ -87,15 +109,22 @@ struct Before {
 }
 
 impl Before {
-    fn of(row: SeedRow, dirty: bool) -> Self {
-        let (status, reason) = (row.status, row.status_reason);
-        Self { status, reason, intent: row.metadata.get(INTENT).cloned(), notes: row.metadata, dirty }
+    fn of(row: &SeedRow, dirty: bool) -> Self {
+        let (status, reason) = (row.status, row.status_reason.clone());
+        let intent = row.metadata.get(INTENT).cloned();
+        Self { status, reason, intent, notes: row.metadata.clone(), dirty }
+    }
+
+    fn parked(&self) -> Parked {
+        let (status, reason) = (self.status, self.reason.clone());
+        Parked { status, reason, intent: self.intent.clone(), dirty: self.dirty }
     }
 }
 
 struct Check<'a> {
     settings: &'a Settings,
     held: &'a Held,
+    occasion: Occasion,
     before: Before,
     /// The intent is on record, or may be.
     asked: bool,
@@ -104,7 +133,18 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    async fn run(mut self) -> Result<Checked, StoreError> {
+    async fn run(mut self, row: &SeedRow, left: Option<Left>) -> Result<Checked, StoreError> {
+        let mut doubt = None;
+        if let Some(left) = left {
+            match left.finish(self.settings).await {
+                Finished::Home => self.take_back(row, &left.note),
+                Finished::NoLogin => doubt = Some("codex left a file that is no login"),
+                Finished::Stuck(why) => {
+                    self.held.withhold();
+                    return self.conclude(Verdict::NeedsRecovery(why)).await;
+                }
+            }
+        }
         let Held { seed, holder, last, .. } = self.held;
         let brought = recovery::bring_home(self.settings, seed, holder, last.as_ref()).await?;
         recovery::confirm(self.settings, &brought.spent).await;
@@ -121,8 +161,16 @@ impl Check<'_> {
                 }
             }
         }
+        // Nobody has asked to send anything.
+        match (self.occasion, doubt) {
+            (Occasion::Leftover, Some(why)) => return self.conclude(Verdict::Suspect(why.to_owned())).await,
+            (Occasion::Leftover, None) => {
+                return self.conclude(Verdict::Inconclusive(probe::STOPPED.to_owned())).await;
+            }
+            _ => {}
+        }
         let verdict = match self.settings.store.seeds.load(&self.held.seed).await {
-            Ok((files, version)) => self.judge(files.0.get(SeedFiles::AUTH).cloned(), version).await,
+            Ok((files, version)) => self.judge(files, version).await,
             Err(StoreError::Damaged { what, why }) => {
                 Verdict::Undecodable(format!("{what} is damaged: {why}"))
             }
@@ -135,8 +183,24 @@ impl Check<'_> {
         }
     }
 
-    async fn judge(&mut self, auth_json: Option<Bytes>, version: SeedVersion) -> Verdict {
-        let Some(auth_json) = auth_json else {
+    /// What an earlier check asked codex about is home: the seed is what it was before, unless others have spoken since.
+    fn take_back(&mut self, row: &SeedRow, note: &Note) {
+        if note.parked(row) {
+            let Parked { status, reason, intent, .. } = note.before.clone();
+            (self.before.status, self.before.reason) = (status, reason);
+            self.before.notes.remove(INTENT);
+            self.before.notes.extend(intent.clone().map(|intent| (INTENT.to_owned(), intent)));
+            self.before.intent = intent;
+            // Made to stick by whatever is concluded.
+            self.asked = true;
+        }
+        if self.held.holder == note.holder || self.held.last.as_ref() == Some(&note.holder) {
+            self.before.dirty = note.before.dirty;
+        }
+    }
+
+    async fn judge(&mut self, files: SeedFiles, version: SeedVersion) -> Verdict {
+        let Some(auth_json) = files.0.get(SeedFiles::AUTH).cloned() else {
             return Verdict::Undecodable("it has no auth.json".to_owned());
         };
         let login = auth::read(&auth_json);
@@ -157,28 +221,33 @@ impl Check<'_> {
                 if trusted && !tokens.is_due(self.settings.clock.now()) {
                     return Verdict::Alive("its tokens are fresh".to_owned());
                 }
-                self.ask(&auth_json, &version, &login).await
+                self.ask(&files, &auth_json, &version, &login).await
             }
         }
     }
 
-    async fn ask(&mut self, auth_json: &Bytes, version: &SeedVersion, login: &Credential) -> Verdict {
+    async fn ask(
+        &mut self,
+        files: &SeedFiles,
+        auth_json: &Bytes,
+        version: &SeedVersion,
+        login: &Credential,
+    ) -> Verdict {
         let server = &self.settings.login_server;
         if let Discovery::Unavailable(why) = server.discover().await {
-            return Verdict::Inconclusive(format!("the login server is out of reach: {why}"));
+            let away = format!("the login server is out of reach: {why}");
+            // A model is asked, which costs money: only where somebody waits for the answer (T-242).
+            if !self.settings.probe_seeds || self.occasion != Occasion::Asked {
+                return Verdict::Inconclusive(away);
+            }
+            return self.ask_codex(files, auth_json, version, login, away).await;
         }
         let Some(token) = auth::refresh_token(auth_json).map(Secret::new) else {
             return Verdict::Undecodable("its refresh token cannot be read".to_owned());
         };
         let at = self.settings.clock.now();
-        if let Err(problem) = self.intend(at, login).await {
-            warn!(seed = %self.held.seed, %problem, "intent is not on record, nothing is sent");
-            return match problem {
-                StoreError::Conflict { .. } => {
-                    Verdict::Busy("somebody else has taken it meanwhile".to_owned())
-                }
-                problem => Verdict::Inconclusive(format!("nothing was sent: {problem}")),
-            };
+        if let Err(verdict) = self.intend(at, login).await {
+            return verdict;
         }
         info!(seed = %self.held.seed, token = token.digits(), "login is being refreshed");
         let answer = server.refresh(&token).await;
@@ -199,15 +268,50 @@ impl Check<'_> {
         }
     }
 
+    /// Asks codex in the place of a login server that is `away`.
+    async fn ask_codex(
+        &mut self,
+        files: &SeedFiles,
+        auth_json: &Bytes,
+        version: &SeedVersion,
+        login: &Credential,
+        away: String,
+    ) -> Verdict {
+        let note = Note::new(self.held, version, auth_json, self.before.parked());
+        let probe = Probe::prepare(self.settings, self.held, files, auth_json, &note, version).await;
+        let probe = match probe {
+            Ok(probe) => probe,
+            Err(why) => return Verdict::Inconclusive(format!("{away}; codex was not asked either: {why}")),
+        };
+        let at = self.settings.clock.now();
+        if let Err(verdict) = self.intend(at, login).await {
+            probe.give_up().await;
+            return verdict;
+        }
+        match probe.ask(at).await {
+            Verdict::Inconclusive(why) => Verdict::Inconclusive(format!("{away}; {why}")),
+            verdict => verdict,
+        }
+    }
+
     /// Puts on record that the token is about to be sent, and takes the seed out of everybody's reach with the same
-    /// write.
-    async fn intend(&mut self, at: Timestamp, login: &Credential) -> Result<(), StoreError> {
+    /// write. Without that nothing may be sent, and the verdict says so.
+    async fn intend(&mut self, at: Timestamp, login: &Credential) -> Result<(), Verdict> {
         let intent = Intent::new(&self.held.holder, at, login);
         // An answer that is lost may hide a write that was done: from here on there is something to take back.
         self.asked = true;
         let status = Some((SeedStatus::NeedsRecovery, Some(UNDER_WAY.to_owned())));
         let metadata = Map::from_iter([(INTENT.to_owned(), intent.note())]);
-        self.held.patch(SeedPatch { status, metadata, ..SeedPatch::default() }).await
+        let patched = self.held.patch(SeedPatch { status, metadata, ..SeedPatch::default() }).await;
+        patched.map_err(|problem| {
+            warn!(seed = %self.held.seed, %problem, "intent is not on record, nothing is sent");
+            match problem {
+                StoreError::Conflict { .. } => {
+                    Verdict::Busy("somebody else has taken it meanwhile".to_owned())
+                }
+                problem => Verdict::Inconclusive(format!("nothing was sent: {problem}")),
+            }
+        })
     }
 
     /// Puts the verdict on record, and lets the seed go as it allows.

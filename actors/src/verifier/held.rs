@@ -1,14 +1,18 @@
 //! A seed that is held for a check: leased under a holder of its own, renewed while the check works, let go at its end.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use optio_store::{Holder, Renewal, SeedId, SeedPatch, SeedRow, Store, StoreError, Want};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 
 use super::Occasion;
+use super::probe::Note;
 
 /// How often the lease is renewed: a sixth of its life, as a run does it (DESIGN §8).
 const RENEW_EVERY: Duration = Duration::from_secs(10);
@@ -29,6 +33,11 @@ pub(super) struct Held {
     pub(super) holder: Holder,
     /// Who had it last and never released it. Let go, it would count as clean.
     pub(super) last: Option<Holder>,
+    /// Told of each renewal.
+    renewed: watch::Sender<()>,
+    lost: CancellationToken,
+    /// It must not be let go: somebody who may rotate the login is not proven gone.
+    withheld: AtomicBool,
 }
 
 impl Held {
@@ -42,10 +51,12 @@ impl Held {
         // The form of T-213. Without a session in it, nobody looks for one.
         let holder = Holder::stored(format!("verify:{}", Uuid::new_v4().simple()));
         let last = row.lease.as_ref().map(|lease| lease.holder.clone());
-        let held = Self { store: store.clone(), seed: row.id.clone(), holder, last };
+        let held = Self::new(store, &row.id, holder, last);
         let acquired = match occasion {
             Occasion::InPassing => store.leases.acquire(&Want::Seed(row.id.clone()), &held.holder).await,
-            Occasion::Asked => store.leases.acquire_for_recovery(&row.id, &held.holder).await,
+            Occasion::Asked | Occasion::Leftover => {
+                store.leases.acquire_for_recovery(&row.id, &held.holder).await
+            }
         };
         match acquired {
             Ok(lease) => Ok(lease.map(|_| held)),
@@ -57,15 +68,65 @@ impl Held {
         }
     }
 
+    fn new(store: &Store, seed: &SeedId, holder: Holder, last: Option<Holder>) -> Self {
+        Self {
+            store: store.clone(),
+            seed: seed.clone(),
+            holder,
+            last,
+            renewed: watch::Sender::default(),
+            lost: CancellationToken::new(),
+            withheld: AtomicBool::new(false),
+        }
+    }
+
+    /// Goes on with the lease of a check that is over and left it, if nobody else has taken it since.
+    pub(super) async fn take_over(store: &Store, note: &Note) -> Result<Option<Self>, StoreError> {
+        let held = Self::new(store, &note.seed, note.holder.clone(), note.last.clone());
+        let renewed = timeout(STORE_LIMIT, store.leases.renew(&held.seed, &held.holder)).await;
+        match renewed {
+            Ok(renewed) => Ok(matches!(renewed?, Renewal::Renewed { .. }).then_some(held)),
+            Err(_) => Err(StoreError::TimedOut { what: "a lease", limit: STORE_LIMIT }),
+        }
+    }
+
+    /// Renews once. An error is no proof that the lease is lost.
+    pub(super) async fn renew(&self) -> Result<(), String> {
+        match timeout(STORE_LIMIT, self.store.leases.renew(&self.seed, &self.holder)).await {
+            Ok(Ok(Renewal::Renewed { .. })) => {
+                self.renewed.send_replace(());
+                Ok(())
+            }
+            Ok(Ok(Renewal::Lost)) => {
+                self.lost.cancel();
+                Err("its lease is lost".to_owned())
+            }
+            Ok(Err(problem)) => Err(format!("its lease was not renewed: {problem}")),
+            Err(_) => Err("its lease was not renewed in time".to_owned()),
+        }
+    }
+
+    /// Told of each renewal from now on.
+    pub(super) fn renewals(&self) -> watch::Receiver<()> {
+        self.renewed.subscribe()
+    }
+
+    /// Comes back when the lease is known to be lost.
+    pub(super) async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+
+    /// From now on the lease is left to run out, whatever comes of the check.
+    pub(super) fn withhold(&self) {
+        self.withheld.store(true, Ordering::Relaxed);
+    }
+
     /// Renews for as long as it is polled. A lease that is lost shows at the next write, which the store refuses.
     pub(super) async fn keep(&self) -> Infallible {
         loop {
             sleep(RENEW_EVERY).await;
-            match timeout(STORE_LIMIT, self.store.leases.renew(&self.seed, &self.holder)).await {
-                Ok(Ok(Renewal::Renewed { .. })) => {}
-                Ok(Ok(Renewal::Lost)) => warn!(seed = %self.seed, "lease of a check is lost"),
-                Ok(Err(problem)) => warn!(seed = %self.seed, %problem, "lease of a check was not renewed"),
-                Err(_) => warn!(seed = %self.seed, "lease of a check was not renewed in time"),
+            if let Err(problem) = self.renew().await {
+                warn!(seed = %self.seed, problem, "lease of a check was not renewed");
             }
         }
     }
@@ -106,6 +167,9 @@ impl Held {
 
     /// Lets the seed go. A release that fails leaves it dirty, which the next check mends.
     pub(super) async fn let_go(&self) {
+        if self.withheld.load(Ordering::Relaxed) {
+            return;
+        }
         match timeout(STORE_LIMIT, self.store.leases.release(&self.seed, &self.holder)).await {
             Ok(Ok(_)) => {}
             Ok(Err(problem)) => warn!(seed = %self.seed, %problem, "lease of a check was not released"),

@@ -21,9 +21,13 @@ pub(super) const DIRTY_GRACE: Duration = Duration::from_secs(600);
 /// Seeds that are looked at for one wish; a pool of more has clean ones in all likelihood.
 const PAGES: usize = 4;
 
-/// Says why nobody may touch the seed now, if so.
-pub(super) async fn in_use(settings: &Settings, row: &SeedRow) -> Result<Option<String>, StoreError> {
-    if let Some(lease) = row.lease.as_ref().filter(|lease| lease.live) {
+/// Says why nobody may touch the seed now, if so; nobody but `earlier`, whose lease is ours to go on with.
+pub(super) async fn in_use(
+    settings: &Settings,
+    row: &SeedRow,
+    earlier: Option<&Holder>,
+) -> Result<Option<String>, StoreError> {
+    if let Some(lease) = row.lease.as_ref().filter(|lease| lease.live && Some(&lease.holder) != earlier) {
         return Ok(Some(match lease.holder.session() {
             Some(session) => format!("it is leased by session {session}"),
             None => "it is leased by somebody else".to_owned(),

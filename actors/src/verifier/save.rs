@@ -1,4 +1,4 @@
-//! Bringing the login home that the login server just gave: spool, then store, for as long as it takes.
+//! Bringing the login home that the login server, or codex, just got: spool, then store, for as long as it takes.
 
 use std::time::Duration;
 
@@ -27,6 +27,14 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Unsaved {
     why: String,
     place: String,
+    spooled: bool,
+}
+
+impl Unsaved {
+    /// True when it is on this machine's disk.
+    pub(super) fn is_spooled(&self) -> bool {
+        self.spooled
+    }
 }
 
 /// A stored login, and the tokens that replace its own.
@@ -39,20 +47,52 @@ pub(super) struct Rotated<'a> {
 }
 
 impl Rotated<'_> {
-    /// Saves the login with its new tokens. Until it is in the spool or the store it exists in this process only, so
-    /// nothing comes before that, and each try does whichever is not done yet.
+    /// Saves the login with its new tokens.
     pub(super) async fn save(&self, store: &Store, held: &Held) -> Result<(), Unsaved> {
         let nowhere = "its tokens are lost".to_owned();
-        let new = self.login().map_err(|why| Unsaved { why, place: nowhere })?;
-        let entry = self.entry(held, &new);
-        let misfit = auth::same_account(&auth::read(self.old), &auth::read(&new)) == Some(false);
+        let new = self.login().map_err(|why| Unsaved { why, place: nowhere, spooled: false })?;
+        Successor { old: self.old, version: self.version, new, at: self.at }.save(store, held).await
+    }
+
+    fn login(&self) -> Result<Bytes, String> {
+        let reveal = |token: &Option<optio_oauth::Secret>| token.clone();
+        let [access, refresh, id] =
+            [&self.tokens.access_token, &self.tokens.refresh_token, &self.tokens.id_token].map(reveal);
+        let new = auth::NewTokens {
+            access_token: access.as_ref().map(|token| token.reveal()),
+            refresh_token: refresh.as_ref().map(|token| token.reveal()),
+            id_token: id.as_ref().map(|token| token.reveal()),
+        };
+        let written = auth::refreshed(self.old, &new, self.at);
+        written
+            .map(Bytes::from)
+            .map_err(|problem| format!("the new tokens do not fit into the login: {problem}"))
+    }
+}
+
+/// A stored login, and the one that takes its place.
+pub(super) struct Successor<'a> {
+    pub(super) old: &'a Bytes,
+    pub(super) version: &'a SeedVersion,
+    pub(super) new: Bytes,
+    /// When it was begun to get it.
+    pub(super) at: Timestamp,
+}
+
+impl Successor<'_> {
+    /// Saves it. Until it is in the spool or the store it may exist in this process only, so nothing comes before that, and
+    /// each try does whichever is not done yet.
+    pub(super) async fn save(&self, store: &Store, held: &Held) -> Result<(), Unsaved> {
+        let new = &self.new;
+        let entry = self.entry(held, new);
+        let misfit = auth::same_account(&auth::read(self.old), &auth::read(new)) == Some(false);
         let (begun, mut pause, mut spooled) = (Instant::now(), RETRY_MIN, None);
         loop {
             if spooled.is_none() {
                 spooled = spool(store, entry.clone()).await;
             }
             let why = match misfit {
-                true => Stop::For("the login server answered for another account".to_owned()),
+                true => Stop::For("what came back is the login of another account".to_owned()),
                 false => write(store, held, self.version, new.clone()).await,
             };
             let why = match why {
@@ -71,24 +111,12 @@ impl Rotated<'_> {
                     sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
                 }
-                Ok(why) | Err(why) => return Err(Unsaved { why, place: place(store, spooled.as_ref()) }),
+                Ok(why) | Err(why) => {
+                    let (place, spooled) = (place(store, spooled.as_ref()), spooled.is_some());
+                    return Err(Unsaved { why, place, spooled });
+                }
             }
         }
-    }
-
-    fn login(&self) -> Result<Bytes, String> {
-        let reveal = |token: &Option<optio_oauth::Secret>| token.clone();
-        let [access, refresh, id] =
-            [&self.tokens.access_token, &self.tokens.refresh_token, &self.tokens.id_token].map(reveal);
-        let new = auth::NewTokens {
-            access_token: access.as_ref().map(|token| token.reveal()),
-            refresh_token: refresh.as_ref().map(|token| token.reveal()),
-            id_token: id.as_ref().map(|token| token.reveal()),
-        };
-        let written = auth::refreshed(self.old, &new, self.at);
-        written
-            .map(Bytes::from)
-            .map_err(|problem| format!("the new tokens do not fit into the login: {problem}"))
     }
 
     fn entry(&self, held: &Held, new: &Bytes) -> SpoolEntry {

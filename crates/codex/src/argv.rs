@@ -69,6 +69,19 @@ pub fn login_environment(workdir: &str) -> AgentEnvironment {
     AgentEnvironment { remove, add: isolation(workdir), path_prefix: Vec::new() }
 }
 
+/// Writes the command line that asks Codex once and writes what it says as JSON lines into the file `output`. It may read
+/// only, whatever its settings say, and what it would fetch for an agent stays unfetched (T-243).
+pub fn probe(codex: &str, output: &str) -> Vec<String> {
+    // `exec`, so that the process that is watched and ended is codex itself.
+    let mut argv =
+        ["sh", "-c", "exec \"$@\" >\"$0\"", output, codex, "exec", "--json"].map(str::to_owned).to_vec();
+    argv.extend(["-s", "read-only", "--skip-git-repo-check"].map(str::to_owned));
+    push_overrides(&mut argv, LOGIN_DEFAULTS.map(str::to_owned));
+    push_overrides(&mut argv, [UNASKED_UPDATE.to_owned(), FILE_CREDENTIALS.to_owned()]);
+    argv.push(crate::probe::PROMPT.to_owned());
+    argv
+}
+
 /// Plugins and apps are fetched from the network at the start of every app-server of 0.142.5 (tried).
 const LOGIN_DEFAULTS: [&str; 3] =
     ["features.plugins=false", "features.apps=false", "analytics.enabled=false"];
@@ -114,8 +127,10 @@ const FILE_CREDENTIALS: &str = "cli_auth_credentials_store=\"file\"";
 
 /// Settings without which the terminal program of 0.169 leaves a daemon behind that outlives its tmux, or asks about
 /// an update before it takes input (LAB §5). The caller's overrides come later and win.
-const TERMINAL_DEFAULTS: [&str; 2] =
-    ["features.daemon_auto_start=false", "check_for_update_on_startup=false"];
+const TERMINAL_DEFAULTS: [&str; 2] = ["features.daemon_auto_start=false", UNASKED_UPDATE];
+
+/// Nobody is there to be asked about an update.
+const UNASKED_UPDATE: &str = "check_for_update_on_startup=false";
 
 fn push_overrides(argv: &mut Vec<String>, settings: impl IntoIterator<Item = String>) {
     for setting in settings {

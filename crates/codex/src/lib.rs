@@ -8,8 +8,7 @@
 //! [`argv`] (the same as command line and environment), [`agents_md`] (the same in words, for the agent). What lies on
 //! the host: [`workdir`] (where), [`auth`] (the login: whose, and is it new), [`config_toml`] (edits that touch nothing
 //! else). What Codex says: [`rpc`] (the envelope), then [`requests`], [`turns`], [`events`] and [`rollout`];
-//! [`keywords`] (the agent's log) and
-//! [`device_login`] are conversations of their own.
+//! [`keywords`] (the agent's log) and [`device_login`] are conversations of their own, and [`probe`] is a single question.
 
 pub mod agents_md;
 pub mod answers;
@@ -22,6 +21,7 @@ pub mod events;
 pub mod keywords;
 pub mod messages;
 pub mod models;
+pub mod probe;
 pub mod requests;
 pub mod rollout;
 pub mod rpc;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -51,6 +51,8 @@ struct State {
     polls: usize,
     /// Every other host that a connection was wanted to.
     refused: Vec<String>,
+    /// Where refreshes are passed on to.
+    refreshes_at: Option<String>,
 }
 
 /// A fake login service for codes. It stops when dropped.
@@ -73,7 +75,7 @@ impl FakeIssuer {
                 .app_data(shared.clone())
                 .route("/api/accounts/deviceauth/usercode", web::post().to(user_code))
                 .route("/api/accounts/deviceauth/token", web::post().to(poll))
-                .route("/oauth/token", web::post().to(exchange));
+                .route("/oauth/token", web::post().to(tokens));
         });
         let (tls, root) = certificates();
         let certificates = tempfile::Builder::new().prefix("issuer-").tempdir();
@@ -98,6 +100,12 @@ impl FakeIssuer {
             ("NO_PROXY", "127.0.0.1,localhost".to_owned()),
             ("CODEX_CA_CERTIFICATE", root.display().to_string()),
         ]
+    }
+
+    /// Lets logins be refreshed here, by this service. It still does not describe itself, as the real one does where it can
+    /// be discovered.
+    pub fn refreshes_at(&self, oauth: &FakeOauth) {
+        self.state.send_modify(|state| state.refreshes_at = Some(oauth.url()));
     }
 
     /// A person enters this code, and logs in with the account of this login.
@@ -294,10 +302,35 @@ async fn poll(body: web::Bytes, shared: web::Data<watch::Sender<State>>) -> Http
     }
 }
 
-async fn exchange(
-    form: web::Form<BTreeMap<String, String>>,
+/// Tokens for a code come as a form, a refresh as JSON.
+async fn tokens(
+    http: HttpRequest,
+    body: web::Bytes,
     shared: web::Data<watch::Sender<State>>,
 ) -> HttpResponse {
+    if http.content_type() == "application/json" {
+        let at = shared.borrow().refreshes_at.clone();
+        return match at {
+            Some(at) => pass_on(&at, body).await,
+            None => HttpResponse::NotFound().finish(),
+        };
+    }
+    // A query and a form are written alike.
+    let form = std::str::from_utf8(&body).unwrap_or_default();
+    let form = web::Query::<BTreeMap<String, String>>::from_query(form);
+    exchange(&form.map(web::Query::into_inner).unwrap_or_default(), &shared)
+}
+
+async fn pass_on(at: &str, body: web::Bytes) -> HttpResponse {
+    let client = reqwest::Client::builder().no_proxy().build().expect("a plain client can be made");
+    let request = client.post(at).header("content-type", "application/json").body(body);
+    let answer = request.send().await.expect("loopback answers");
+    let status = actix_web::http::StatusCode::from_u16(answer.status().as_u16());
+    let mut response = HttpResponse::build(status.expect("what one server sent the other can send"));
+    response.content_type("application/json").body(answer.bytes().await.unwrap_or_default())
+}
+
+fn exchange(form: &BTreeMap<String, String>, shared: &watch::Sender<State>) -> HttpResponse {
     let code = form.get("code").cloned().unwrap_or_default();
     let mut login = None;
     shared.send_modify(|state| {

@@ -13,7 +13,7 @@
 //! | `@drop text` | two words, then the connection breaks |
 //!
 //! Directives on lines of their own after the first are the answers to the tool outputs that follow, in order. Without one,
-//! a tool output is answered `tool said: …`, and any other message `pong: …`.
+//! a tool output is answered `tool said: …`, a message that [`MockModel::knows`] as it was told, and any other `pong: …`.
 
 mod answer;
 mod script;
@@ -58,6 +58,8 @@ struct Flow {
     refuse: (usize, u16),
     /// The only bearer token that is still good, when the test says so.
     only_bearer: Option<String>,
+    /// A part of a question, and its answer.
+    known: Option<(String, String)>,
 }
 
 /// One request as the model saw it.
@@ -178,6 +180,12 @@ impl MockModel {
         self.state.flow.send_modify(|flow| flow.refuse = (count, status));
     }
 
+    /// Answers so to a message with these words in it, which a test cannot give a directive.
+    pub fn knows(&self, words: &str, answer: &str) {
+        let known = Some((words.to_owned(), answer.to_owned()));
+        self.state.flow.send_modify(|flow| flow.known = known);
+    }
+
     /// Answers 401 to every bearer token but this one, as the service does when a login was rotated elsewhere.
     pub fn accept_only(&self, bearer: impl Into<String>) {
         let bearer = Some(bearer.into());
@@ -232,7 +240,9 @@ async fn responses(request: HttpRequest, body: web::Bytes, state: web::Data<Stat
     if let Some(status) = state.refusal(&request) {
         return error(status, &format!("mock refuses with {status}"));
     }
-    match script::next_step(&request.body) {
+    let known = state.flow.borrow().known.clone();
+    let known = known.filter(|(words, _)| request.user_text().contains(words)).map(|(_, answer)| answer);
+    match known.map_or_else(|| script::next_step(&request.body), |text| Ok(script::say(text))) {
         Ok(script::Step::Http(status)) => error(status, &format!("mock says {status}")),
         Ok(step) => answer::stream(step, request, state.into_inner(), releases),
         Err(reason) => error(400, &format!("mock cannot read its script: {reason}")),

@@ -14,10 +14,9 @@ impl Launching {
     /// Finds tmux, before anything else is done for a session that could not have its terminal (S-243).
     pub(super) async fn places(&self) -> Result<(), LaunchError> {
         let tmux = tmux::find(&*self.run.host).await?;
-        let ttyd = self.settings.ttyd.clone();
         self.run.ledger.edit(|record| {
             if let Some(run) = &mut record.run {
-                run.terminal = Some(TerminalRecord { tmux, ttyd });
+                run.terminal = Some(TerminalRecord { tmux });
             }
         });
         Ok(())

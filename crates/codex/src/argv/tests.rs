@@ -47,6 +47,19 @@ fn an_app_server_gets_overrides_but_neither_mode_nor_policy() {
 }
 
 #[test]
+fn a_probe_may_read_only_and_says_what_it_hears_into_a_file() {
+    let argv = probe("/opt/codex", "/t/it's.jsonl");
+    assert_eq!(argv[..5], ["sh", "-c", "exec \"$@\" >\"$0\"", "/t/it's.jsonl", "/opt/codex"]);
+    assert_eq!(argv[5..10], ["exec", "--json", "-s", "read-only", "--skip-git-repo-check"]);
+    for setting in
+        ["features.plugins=false", "features.apps=false", "analytics.enabled=false", FILE_CREDENTIALS]
+    {
+        assert!(argv.windows(2).any(|pair| pair == ["-c", setting]), "{setting}");
+    }
+    assert_eq!(argv.last().unwrap(), crate::probe::PROMPT);
+}
+
+#[test]
 fn a_login_server_keeps_its_login_in_a_file_and_has_nobody_elses() {
     let argv = login_server("/opt/codex", "/run/o/a.sock");
     assert_eq!(argv[..4], ["/opt/codex", "app-server", "--listen", "unix:///run/o/a.sock"]);

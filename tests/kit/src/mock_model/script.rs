@@ -129,7 +129,7 @@ fn parse(directive: &str) -> Result<Step, String> {
     }
 }
 
-fn say(text: String) -> Step {
+pub(super) fn say(text: String) -> Step {
     Step::Say { text, pause: Duration::ZERO }
 }
 
