@@ -5,6 +5,7 @@ mod common;
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use common::{END, service};
 use optio_testkit::procs::{Proc, descendants};
@@ -12,6 +13,9 @@ use optio_testkit::{
     Browser, LIMIT, MockModel, ModelAuth, Session, TerminalClient, TestServer, codex, procs, wait_until,
 };
 use serde_json::{Value, json};
+
+/// How long a person waits for what they typed to be seen.
+const SEEN_LIMIT: Duration = Duration::from_secs(3);
 
 /// What codex's first screen ends with; a person types when it is there.
 const FOOTER: &str = "gpt-5.5 default";
@@ -50,9 +54,15 @@ async fn shows(server: &TestServer, text: &str) {
 }
 
 /// Types a line as a person does: what was typed is on the screen before Enter is pressed, because codex takes keys that
-/// come all at once for a paste, and an Enter among them for a part of it.
+/// come all at once for a paste, and an Enter among them for a part of it. And a person who sees nothing types again: keys
+/// pressed in the moment in which the terminal takes its first viewer's size were seen to get lost, in about one of four.
 async fn asks(server: &TestServer, client: &mut TerminalClient, text: &str) {
-    client.types(text).await;
+    for _ in 0..3 {
+        client.types(text).await;
+        if tokio::time::timeout(SEEN_LIMIT, shows(server, text)).await.is_ok() {
+            break;
+        }
+    }
     shows(server, text).await;
     client.types("\r").await;
 }
