@@ -9,11 +9,17 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{conversation, files_beneath, service};
-use optio_testkit::{Act, MockModel, ReleaseServer, TestServer, client, codex_binary, wait_until};
+use optio_testkit::{
+    Act, MockModel, ModelAuth, ReleaseServer, TerminalClient, TestServer, client, codex_binary, wait_until,
+};
+use serde_json::json;
 use tempfile::TempDir;
 
 /// Unpacking 286 MB and starting twenty agents, on a busy machine of two cores.
 const START: Duration = Duration::from_secs(180);
+
+/// A `PATH` with the system's programs alone.
+const BARE_PATH: &str = "/usr/bin:/bin";
 
 const ASSET: &str = "unknown-linux-musl.tar.gz";
 
@@ -128,6 +134,52 @@ async fn twenty_sessions_on_a_machine_without_codex_start_after_one_download() {
         common::answers(&sessions[0]).await.iter().any(|a| a == "provided")
     })
     .await;
+}
+
+#[actix_rt::test]
+async fn terminals_on_a_machine_without_ttyd_get_one_from_one_download() {
+    let ttyd = optio_testkit::codex::tools_dir().join("bin/ttyd");
+    let Ok(program) = std::fs::read(&ttyd) else {
+        eprintln!("skipped: there is no ttyd here (`make setup-test` fetches one)");
+        return;
+    };
+    let releases = ReleaseServer::start();
+    let arch = std::env::consts::ARCH;
+    let path = format!("/1.7.7/ttyd.{arch}");
+    releases.put(&path, program);
+    let sum = Command::new("sha256sum").arg(&ttyd).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap()[..64].to_owned();
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.toml");
+    std::fs::write(&config, format!("[provision.ttyd]\nversion = '1.7.7'\nsha256.{arch} = '{sum}'\n"))
+        .unwrap();
+    let (config, url) = (config.to_str().unwrap().to_owned(), releases.url());
+    let bare = service().codex(codex_binary()).args(["--config", &config, "--ttyd-release-url", &url]);
+    let server = bare.env("PATH", BARE_PATH).start().await;
+
+    let model = MockModel::start();
+    let wanted = json!({
+        "mode": "terminal",
+        "instructions": "",
+        "codex_config": model.overrides(ModelAuth::Nothing),
+    });
+    let client = server.client();
+    let creating = (0..5).map(|_| client.create(wanted.clone()));
+    let sessions = futures_util::future::join_all(creating).await;
+    for session in &sessions {
+        session.wait_state("working", START).await;
+        wait_until("a ttyd serves", START, || async {
+            let client = TerminalClient::sit(session, "operator", 80, 24).await;
+            let actors = session.actors().await.to_string();
+            drop(client);
+            actors.contains("\"ttyd\":true")
+        })
+        .await;
+    }
+    assert_eq!(releases.asked().len(), 1, "{:?}", releases.asked());
+    for session in &sessions {
+        session.stop("cancel").await;
+    }
 }
 
 #[actix_rt::test]

@@ -190,3 +190,24 @@ async fn what_a_terminal_cannot_do_is_refused_by_name() {
     session.stop("cancel").await;
     session.end(END).await;
 }
+
+#[actix::test]
+async fn a_codex_that_does_not_come_up_or_is_quit_says_how_it_ended() {
+    let model = MockModel::start();
+    let server = service().start().await;
+    let mut broken = terminal(&model);
+    broken["codex_config"] = json!({ "model_provider": "nowhere" });
+    let session = server.client().create(broken).await;
+    let ended = session.wait_state("ended", LIMIT).await;
+    let reason = ended["reason"].as_str().expect("a reason");
+    assert_eq!(ended["outcome"], "failed", "{ended:#}");
+    assert!(reason.contains("`nowhere` not found"), "{reason}");
+
+    // Quit by a person, it is done.
+    let session = server.client().create(terminal(&model)).await;
+    session.wait_state("working", LIMIT).await;
+    session.turn("/quit").await;
+    let ended = session.wait_state("ended", LIMIT).await;
+    assert_eq!(ended["outcome"], "done", "{ended:#}");
+    assert_eq!(ended["has_snapshot"], true, "{ended:#}");
+}

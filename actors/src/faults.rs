@@ -46,13 +46,14 @@ pub struct Injected {
 }
 
 /// The steps at which each child can be broken.
-pub const STEPS: [(ChildKind, &[&str]); 8] = [
+pub const STEPS: [(ChildKind, &[&str]); 9] = [
     (ChildKind::HostLink, &["beat", "connect", "wipe", "disconnect"]),
     (ChildKind::LeaseRenewer, &["beat", "acquire", "renew", "release"]),
     (ChildKind::Snapshotter, &["beat", "restore", "capture_seed", "capture_snapshot"]),
     (ChildKind::CredWatcher, &["beat", "watch", "spool", "store", "quiet_watcher", "save_back"]),
     (ChildKind::Process, &["beat", "start", "heartbeat", "stop_agent"]),
     (ChildKind::ConversationReader, &["beat", "attach", "close", "end_turn"]),
+    (ChildKind::Terminal, &["beat", "seat", "type", "close", "end_turn"]),
     (ChildKind::LogTail, &["beat", "read", "deliver"]),
     (
         ChildKind::Session,

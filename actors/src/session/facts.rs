@@ -92,8 +92,8 @@ impl Handler<AgentEnded> for Session {
         let said = said.unwrap_or_default();
         let reason = format!("the agent exited unexpectedly with {}{by}{said}", ended.status);
         // One that its guard ended did not end by itself, whatever its status says.
-        let status = (!ended.by_guard).then_some(ended.status);
-        self.end_after_last_lines(status, Cause::failed(reason), ctx);
+        let by_itself = (!ended.by_guard).then_some((ended.status, said));
+        self.end_after_last_lines(by_itself, Cause::failed(reason), ctx);
     }
 }
 

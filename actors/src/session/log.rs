@@ -214,22 +214,24 @@ impl Session {
     }
 
     /// Ends the run for an agent that is gone, or out of reach: what it wrote last is read first, and counts first.
-    /// `status` is how it ended by itself, if it did; else, and where its log and its status say nothing, `otherwise` is
-    /// the cause.
+    /// `by_itself` is how it ended if it did so by itself, and what it said last; else, and where its log and its status say
+    /// nothing, `otherwise` is the cause.
     pub(super) fn end_after_last_lines(
         &mut self,
-        status: Option<ExitStatus>,
+        by_itself: Option<(ExitStatus, String)>,
         otherwise: Cause,
         ctx: &mut Context<Self>,
     ) {
         let reading = self.read_last_lines(LAST_LINES_LIMIT, ctx);
         ctx.spawn(reading.into_actor(self).map(move |(), session, ctx| {
             let (mode, verdict) = (session.ledger.read(|record| record.config.mode()), session.verdict());
-            match (verdict, status) {
+            match (verdict, by_itself) {
                 (Some(verdict), _) => session.finish(&verdict, ctx),
-                (None, Some(status)) => {
+                (None, Some((status, said))) => {
                     let cause = of_agents_end(mode, status, None).map_or(otherwise, |(outcome, reason)| {
-                        Cause { outcome, reason, style: StopStyle::Graceful }
+                        // One that was left has nothing to explain.
+                        let said = if outcome == EndState::Failed { said.as_str() } else { "" };
+                        Cause { outcome, reason: format!("{reason}{said}"), style: StopStyle::Graceful }
                     });
                     session.end(cause, ctx);
                 }

@@ -32,10 +32,12 @@ use jiff::Timestamp;
 use optio_codex_protocol::auth;
 use optio_codex_protocol::probe::{self, Heard};
 use optio_codex_protocol::{argv, workdir};
-use optio_host::{CodexBinary, EnvPlan, GuardSpec, HostError, Stage};
+use optio_host::provision::{Provided, Tool, Wishes};
+use optio_host::{CodexBinary, EnvPlan, GuardSpec, Host, HostError, Stage};
 use optio_oauth::{RefreshAnswer, Verdict, judge};
 use optio_store::{SeedFiles, SeedVersion};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -72,6 +74,23 @@ const OUTPUT: &str = "probe.jsonl";
 /// Bytes of it that are read; an answer has some hundred. More is no answer to this question.
 const OUTPUT_LIMIT: u64 = 1 << 20;
 
+/// How long a codex may take to be found or fetched: somebody waits for the verdict, and another check can ask again.
+const CODEX_LIMIT: Duration = Duration::from_secs(30);
+
+/// The codex that a session would have. Where one has to be fetched that takes longer than a check may, sessions get it.
+async fn codex(settings: &Settings, host: &dyn Host) -> Result<CodexBinary, String> {
+    let wishes = Wishes { program: settings.codex.clone(), install_if_missing: true, ..Wishes::default() };
+    let cancel = CancellationToken::new();
+    // Dropped at the limit, a download ends with it.
+    let _fetching = cancel.clone().drop_guard();
+    let providing = settings.provision.provide(host, Tool::Codex, &wishes, &|_| {}, &cancel);
+    match timeout(CODEX_LIMIT, providing).await {
+        Ok(Ok(Provided { path, version, can_listen })) => Ok(CodexBinary { path, version, can_listen }),
+        Ok(Err(problem)) => Err(problem.to_string()),
+        Err(_) => Err(format!("no codex could be had within {CODEX_LIMIT:?}")),
+    }
+}
+
 /// A probe that has a home, and no login in it yet.
 pub(super) struct Probe<'a> {
     settings: &'a Settings,
@@ -100,8 +119,7 @@ impl<'a> Probe<'a> {
         let place = settings.probes.take(settings).map_err(|problem| problem.to_string())?;
         let place = place.ok_or("codex is asked about too many others")?;
         let home = &place.home;
-        let codex = home.host.find_codex(settings.codex.as_deref()).await;
-        let codex = codex.map_err(|problem| problem.to_string())?;
+        let codex = codex(settings, &*home.host).await?;
         let probe = Self { settings, held, codex, files, planted, version, place };
         match probe.place.home.make(NOTE, note).await {
             Ok(()) => Ok(probe),
