@@ -210,6 +210,29 @@ async fn a_ttyd_that_is_killed_is_replaced_and_the_session_does_not_notice() {
 }
 
 #[actix::test]
+async fn a_ttyd_does_not_outlive_its_service_and_the_next_one_serves_as_well() {
+    let Some(ttyd) = real_ttyd() else { return };
+    let model = MockModel::start();
+    let server = service().args(["--ttyd", &ttyd.to_string_lossy()]).start().await;
+    let session = terminal(&server, &model).await;
+    let mut client = TerminalClient::sit(&session, "operator", 110, 32).await;
+    client.sees(FOOTER).await;
+    let running = ttyds(&server);
+    let [ttyd] = &running[..] else { panic!("there is one ttyd: {running:?}") };
+    server.kill_9();
+    wait_until("the ttyd has ended", LIMIT, || async { !ttyd.is_alive() }).await;
+    client.is_closed().await;
+    server.restart().await;
+    let session = server.client().session(&session.id);
+    session.wait_state("working", LIMIT).await;
+    let mut client = TerminalClient::sit(&session, "operator", 110, 32).await;
+    client.sees(FOOTER).await;
+    session.stop("cancel").await;
+    session.wait_state("ended", END).await;
+    wait_until("no ttyd is left", LIMIT, || async { ttyds(&server).is_empty() }).await;
+}
+
+#[actix::test]
 async fn a_person_types_in_a_browser_and_finds_it_all_again_after_a_reload() {
     let server = service().start().await;
     let model = MockModel::start();

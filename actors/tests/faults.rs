@@ -178,7 +178,9 @@ fn the_matrix_has_every_step_of_a_teardown_that_can_be_broken() {
         "read",
         "deliver",
     ];
-    for (child, steps) in optio_actors::faults::STEPS {
+    // The terminal's own are tried in `terminal.rs`: these cells are a conversation's.
+    let of_conversation = |(child, _): &(ChildKind, _)| *child != ChildKind::Terminal;
+    for (child, steps) in optio_actors::faults::STEPS.into_iter().filter(of_conversation) {
         for step in steps.iter().filter(|step| !of_life.contains(step)) {
             assert!(CELLS.contains(&(child, step)), "{child} × {step} is not tried");
         }
