@@ -99,7 +99,7 @@ async fn an_endless_line_ends_its_own_session_by_name_and_is_never_kept() {
         session.stop_if_live().await;
         let ended = session.wait_state("ended", END).await;
         assert_ordered(&ended);
-        let told = session.events_page(0).await;
+        let told = session.journal().await;
         let named = |event: &Value| event.to_string().contains("a line of more than 16 MiB");
         assert!(told.iter().any(named), "{transport}: nobody was told: {told:#?}");
     }

@@ -36,7 +36,7 @@ async fn end(session: &Session, outcome: &str, reason: &str) -> Value {
 }
 
 async fn named(session: &Session, name: &str) -> Vec<Value> {
-    session.events_page(0).await.into_iter().filter(|event| event["type"] == name).collect()
+    session.journal().await.into_iter().filter(|event| event["type"] == name).collect()
 }
 
 #[actix::test]

@@ -87,19 +87,6 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Every event so far, page by page.
-async fn journal(session: &client::Session) -> Vec<serde_json::Value> {
-    let mut events: Vec<serde_json::Value> = Vec::new();
-    loop {
-        let after = events.last().and_then(|event| event["seq"].as_u64()).unwrap_or(0);
-        let page = session.events_page(after).await;
-        if page.is_empty() {
-            return events;
-        }
-        events.extend(page);
-    }
-}
-
 async fn failed(session: &client::Session) -> String {
     let ended = session.wait_state("ended", START).await;
     assert_eq!(ended["outcome"], "failed", "{ended:#}");
@@ -120,7 +107,7 @@ async fn twenty_sessions_on_a_machine_without_codex_start_after_one_download() {
     let entry = format!("codex-{}", releases.version);
     assert_eq!(names(&cache(&server)), [format!("{entry}/codex"), format!("{entry}/stamp")]);
     for session in &sessions {
-        let events = journal(session).await;
+        let events = session.journal().await;
         let told: Vec<_> = events.iter().filter(|event| event["type"] == "progress").collect();
         let says = |word: &str| {
             told.iter().any(|event| event["message"].as_str().unwrap_or_default().contains(word))

@@ -299,6 +299,19 @@ impl Session {
         list(self.client.get(&self.path(&format!("/events?after={after}"))).await)
     }
 
+    /// Every event so far, page by page.
+    pub async fn journal(&self) -> Vec<Value> {
+        let mut events: Vec<Value> = Vec::new();
+        loop {
+            let after = events.last().and_then(|event| event["seq"].as_u64()).unwrap_or(0);
+            let page = self.events_page(after).await;
+            if page.is_empty() {
+                return events;
+            }
+            events.extend(page);
+        }
+    }
+
     /// Follows its events live, all of them or those after an id.
     pub async fn events(&self, last_event_id: Option<u64>) -> EventStream {
         EventStream::open(&self.client, &self.path("/events"), last_event_id).await
