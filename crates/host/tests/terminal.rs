@@ -95,6 +95,16 @@ impl Stagehand {
     }
 }
 
+impl Drop for Stagehand {
+    /// A test that failed leaves no server behind.
+    fn drop(&mut self) {
+        let mut kill = std::process::Command::new(&self.tmux);
+        // There is none after a test that did not fail.
+        let _ =
+            kill.arg("-S").arg(self.socket()).arg("kill-server").stderr(std::process::Stdio::null()).status();
+    }
+}
+
 async fn wait_until<F: Future<Output = bool>>(what: &str, look: impl Fn() -> F) {
     let looking = async {
         while !look().await {
