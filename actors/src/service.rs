@@ -238,12 +238,7 @@ impl Service {
             return self.ask("the session", found.addr.send(change)).await?;
         }
         let (mut record, rev) = self.record(id).await?;
-        if change.model.is_some() || change.effort.is_some() {
-            record
-                .phase
-                .accepts(Request::ChangeModel)
-                .map_err(|refusal| SessionError::refused(id, refusal))?;
-        }
+        change.check(&record)?;
         change.apply(&mut record);
         record.updated_at = jiff::Timestamp::now();
         let row = optio_store::RecordRow { rev, ..record.first_row()? };

@@ -8,7 +8,7 @@ use optio_actors::SessionError;
 use optio_actors::faults::FaultKind;
 use optio_actors::service::words::{Seat, Size};
 use optio_actors::session::phase::{EndState, State};
-use optio_actors::session::{StopMode, TurnMode};
+use optio_actors::session::{ChangeSession, StopMode, TurnMode};
 use optio_actors::sessions::OnExit;
 use optio_actors::supervision::ChildKind;
 use optio_actors::terminal::{Role, Shown, TakeSeat, Viewer};
@@ -185,6 +185,15 @@ async fn a_conversation_has_no_terminal_and_a_terminal_takes_plain_messages_only
     let id = launch(&world, json!({})).await;
     let refused = world.send(&id, "hello", TurnMode::Queue).await.unwrap_err();
     assert!(matches!(refused, SessionError::Invalid { field: "mode", .. }), "{refused:?}");
+    let named = ChangeSession { name: Some("renamed".to_owned()), ..ChangeSession::default() };
+    assert_eq!(world.service().change(&id, named).await.unwrap().name, "renamed");
+    for (change, wrong) in [
+        (ChangeSession { model: Some("m".to_owned()), ..ChangeSession::default() }, "model"),
+        (ChangeSession { effort: Some("low".to_owned()), ..ChangeSession::default() }, "effort"),
+    ] {
+        let refused = world.service().change(&id, change).await.unwrap_err();
+        assert!(matches!(refused, SessionError::Invalid { field, .. } if field == wrong), "{refused:?}");
+    }
     world.stop(&id).await;
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use actix::prelude::*;
 use jiff::Timestamp;
+use optio_codex_protocol::config::Mode;
 use optio_codex_protocol::requests::Input;
 use optio_store::{ApprovalId, SessionId};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use super::approvals::{Approval, ApprovalState, Decision};
 use super::children::{ChildView, Front, observe_all};
 use super::end::Cause;
 use super::phase::{EndState, Phase, Request};
+use super::record::SessionRecord;
 use super::status::SessionView;
 use crate::conversation::{self, Delivered, DeliveredAs, ReplyToAgent, SendMessage};
 use crate::error::SessionError;
@@ -281,9 +283,7 @@ impl Handler<ChangeSession> for Session {
     type Result = ResponseActFuture<Self, Result<SessionView, SessionError>>;
 
     fn handle(&mut self, change: ChangeSession, _: &mut Self::Context) -> Self::Result {
-        let wants_model = change.model.is_some() || change.effort.is_some();
-        if wants_model && let Err(refusal) = self.phase().accepts(Request::ChangeModel) {
-            let refused = SessionError::refused(self.id(), refusal);
+        if let Err(refused) = self.ledger.read(|record| change.check(record)) {
             return Box::pin(async { Err(refused) }.into_actor(self));
         }
         self.ledger.edit(|record| change.apply(record));
@@ -298,8 +298,27 @@ impl Handler<ChangeSession> for Session {
 }
 
 impl ChangeSession {
+    /// Says why a record does not take the change now, if it does not.
+    pub fn check(&self, record: &SessionRecord) -> Result<(), SessionError> {
+        let field = match (&self.model, &self.effort) {
+            (Some(_), _) => "model",
+            (None, Some(_)) => "effort",
+            (None, None) => return Ok(()),
+        };
+        let accepted = record.phase.accepts(Request::ChangeModel);
+        accepted.map_err(|refusal| SessionError::refused(&record.id, refusal))?;
+        match record.config.mode() {
+            Mode::Conversation => Ok(()),
+            // Codex's own screen hears nobody but who types into it.
+            Mode::Terminal => {
+                let why = "that of a terminal is changed in the terminal, with /model".to_owned();
+                Err(SessionError::Invalid { field, why })
+            }
+        }
+    }
+
     /// Applies the change to a record, of a live session or of an ended one.
-    pub fn apply(self, record: &mut super::record::SessionRecord) {
+    pub fn apply(self, record: &mut SessionRecord) {
         record.name = self.name.unwrap_or_else(|| std::mem::take(&mut record.name));
         record.labels = self.labels.unwrap_or_else(|| std::mem::take(&mut record.labels));
         record.model = self.model.or_else(|| record.model.take());

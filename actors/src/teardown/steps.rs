@@ -33,8 +33,8 @@ pub enum StopStyle {
 pub struct CloseDoor;
 step!(CloseDoor, Close);
 
-/// Asks the conversation to interrupt a running turn and to wait for its end: SIGTERM alone would wait for the whole
-/// turn (LAB §9). Part of the step [`Step::StopAgent`]; nothing depends on its outcome.
+/// Makes the agent ready to be stopped. A conversation interrupts a running turn and waits for its end, because SIGTERM alone
+/// would wait for the whole turn (LAB §9); a terminal waits for a login that may be refreshed just now. Part of the step [`Step::StopAgent`]; nothing depends on its outcome.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct EndTurn {
