@@ -4,14 +4,12 @@
 mod common;
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
+use common::terminal::{screen, shows, tmux};
 use common::{END, service};
 use optio_testkit::procs::{Proc, descendants};
-use optio_testkit::{
-    Browser, LIMIT, MockModel, ModelAuth, Session, TerminalClient, TestServer, codex, procs, wait_until,
-};
+use optio_testkit::{Browser, LIMIT, MockModel, Session, TerminalClient, TestServer, codex, wait_until};
 use serde_json::{Value, json};
 
 /// How long a person waits for what they typed to be seen.
@@ -22,35 +20,9 @@ const FOOTER: &str = "gpt-5.5 default";
 
 /// A terminal that talks to the mock model and is at work.
 async fn terminal(server: &TestServer, model: &MockModel) -> Session {
-    let wanted = json!({
-        "mode": "terminal",
-        "instructions": "Answer what you are asked.",
-        "codex_config": model.overrides(ModelAuth::Nothing),
-    });
-    let session = server.client().create(wanted).await;
+    let session = server.client().create(common::terminal::terminal(model)).await;
     session.wait_state("working", LIMIT).await;
     session
-}
-
-/// Asks tmux about the one terminal of this service; what it answers, or nothing when there is none.
-fn tmux(server: &TestServer, words: &[&str]) -> String {
-    let sockets = procs::sockets_beneath(&server.runtime_dir());
-    let mut sockets = sockets.into_iter().filter(|path| path.ends_with("tmux.sock"));
-    let Some(socket) = sockets.next() else { return String::new() };
-    let answer = Command::new("tmux").arg("-S").arg(socket).args(words).output().expect("tmux is there");
-    String::from_utf8_lossy(&answer.stdout).into_owned()
-}
-
-fn screen(server: &TestServer) -> String {
-    tmux(server, &["capture-pane", "-p", "-S", "-500"])
-}
-
-async fn shows(server: &TestServer, text: &str) {
-    wait_until(format!("the terminal shows {text:?}"), LIMIT, || async {
-        let seen = screen(server);
-        if seen.contains(text) { Ok(()) } else { Err(seen) }
-    })
-    .await;
 }
 
 /// Types a line as a person does: what was typed is on the screen before Enter is pressed, because codex takes keys that

@@ -2,46 +2,14 @@
 
 mod common;
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
+use common::terminal::{shows, sockets, terminal};
 use common::{END, assert_ordered, files_beneath, import, service, step};
 use jiff::SignedDuration;
-use optio_testkit::{FakeOauth, LIMIT, MockModel, ModelAuth, OauthMode, TestServer, procs, wait_until};
+use optio_testkit::{FakeOauth, LIMIT, MockModel, OauthMode, TestServer, procs, wait_until};
 use reqwest::Method;
 use serde_json::{Value, json};
-
-/// A terminal that talks to the mock model.
-fn terminal(model: &MockModel) -> Value {
-    json!({
-        "mode": "terminal",
-        "instructions": "Answer what you are asked.",
-        "codex_config": model.overrides(ModelAuth::Nothing),
-    })
-}
-
-/// The sockets of the terminals that this service has.
-fn sockets(server: &TestServer) -> Vec<PathBuf> {
-    let sockets = procs::sockets_beneath(&server.runtime_dir());
-    sockets.into_iter().filter(|path| path.ends_with("tmux.sock")).collect()
-}
-
-/// What the one terminal of this service shows, with what has scrolled away.
-fn screen(server: &TestServer) -> String {
-    let [socket] = &sockets(server)[..] else { return String::new() };
-    let shown =
-        Command::new("tmux").arg("-S").arg(socket).args(["capture-pane", "-p", "-S", "-500"]).output();
-    String::from_utf8_lossy(&shown.expect("tmux is there").stdout).into_owned()
-}
-
-async fn shows(server: &TestServer, text: &str) {
-    wait_until(format!("the terminal shows {text:?}"), LIMIT, || async {
-        let seen = screen(server);
-        if seen.contains(text) { Ok(()) } else { Err(seen) }
-    })
-    .await;
-}
 
 /// Waits until codex has put the end of this many turns on record; the screen shows an answer before.
 async fn turns_end(server: &TestServer, count: usize) {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each story uses its part.
 
+pub(crate) mod terminal;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
