@@ -86,6 +86,74 @@ pub enum HostError {
         /// Why.
         why: String,
     },
+    /// The host's address is a name that nobody knows.
+    #[error("host {host} cannot be reached: the name {address:?} is not known: {why}")]
+    NameUnknown {
+        /// The host's name in the configuration.
+        host: String,
+        /// Its address, as configured.
+        address: String,
+        /// What the resolver said.
+        why: String,
+    },
+    /// The host shows a key that nobody has vouched for.
+    #[error(
+        "host {host} shows a key that is not known: {algorithm} {fingerprint}; compare it with the host's own (`ssh-keygen -lf` of its /etc/ssh/ssh_host_*_key.pub), then accept it: {accept}"
+    )]
+    HostKeyUnknown {
+        /// The host's name.
+        host: String,
+        /// The key's algorithm, e.g. `ssh-ed25519`.
+        algorithm: String,
+        /// The key's fingerprint, `SHA256:…`.
+        fingerprint: String,
+        /// How it is accepted.
+        accept: String,
+    },
+    /// The host shows another key than the one that is known: it was set up anew, or somebody else answers.
+    #[error(
+        "host {host} shows another key than the one {known_in} has: {algorithm} {fingerprint}; unless the host was set up anew, somebody else answers; to accept it: {accept}"
+    )]
+    HostKeyChanged {
+        /// The host's name.
+        host: String,
+        /// The shown key's algorithm.
+        algorithm: String,
+        /// The shown key's fingerprint, `SHA256:…`.
+        fingerprint: String,
+        /// Where the known key stands: a file and line, or the configuration.
+        known_in: String,
+        /// How it is accepted.
+        accept: String,
+    },
+    /// The host does not let us in with the key that we have.
+    #[error("host {host} does not let {user} in: {why}")]
+    LoginRefused {
+        /// The host's name.
+        host: String,
+        /// The user.
+        user: String,
+        /// Which keys were offered, and what the host said.
+        why: String,
+    },
+    /// The host takes no keys, or our key cannot be used.
+    #[error("host {host} cannot be logged in to as {user}: {why}")]
+    LoginUnsupported {
+        /// The host's name.
+        host: String,
+        /// The user.
+        user: String,
+        /// What the host takes, or what is wrong with the key, and what would be right.
+        why: String,
+    },
+    /// The login works and is no POSIX shell that runs programs.
+    #[error("host {host} runs no commands for us: {why}")]
+    ShellUnusable {
+        /// The host's name.
+        host: String,
+        /// What it did instead.
+        why: String,
+    },
     /// The operating system refused.
     #[error("{what}: {source}")]
     Io {
@@ -98,6 +166,20 @@ pub enum HostError {
 }
 
 impl HostError {
+    /// The stable word for why a host cannot be worked with; `None` for what has nothing to do with the way to it.
+    pub fn reach_code(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Unreachable { .. } => "host_unreachable",
+            Self::NameUnknown { .. } => "host_name_unknown",
+            Self::HostKeyUnknown { .. } => "host_key_unknown",
+            Self::HostKeyChanged { .. } => "host_key_changed",
+            Self::LoginRefused { .. } => "host_login_refused",
+            Self::LoginUnsupported { .. } => "host_login_unsupported",
+            Self::ShellUnusable { .. } => "host_shell_unusable",
+            _ => return None,
+        })
+    }
+
     /// Wraps a system error with what was tried.
     pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
         Self::Io { what: what.into(), source }

@@ -47,7 +47,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use self::guarded::Guarded;
 pub use self::programs::{FakeLaunch, FakeListener, FakeSignals, FakeStart};
@@ -56,7 +56,7 @@ use self::tree::{Node, Tree};
 use crate::error::{HostError, Result};
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, EnvPlan, Excludes,
-    ExitStatus, FileInfo, FilePart, GuardSpec, Host, OUTPUT_LIMIT, Output, Pty, RelPath, Signal, Size,
+    ExitStatus, FileInfo, FilePart, GuardSpec, Host, OUTPUT_LIMIT, Output, Pty, Reach, RelPath, Signal, Size,
     Spawned, TaskDir, TaskId, Watch, archive,
 };
 
@@ -74,6 +74,7 @@ type Program = Arc<dyn Fn(FakeLaunch) -> Pin<Box<dyn Future<Output = ExitStatus>
 #[derive(Clone)]
 pub struct FakeHost {
     shared: Arc<Mutex<State>>,
+    reach: watch::Sender<Reach>,
 }
 
 struct State {
@@ -108,7 +109,7 @@ impl FakeHost {
             guarded: HashMap::new(),
             trace: VecDeque::new(),
         };
-        Self { shared: Arc::new(Mutex::new(state)) }
+        Self { shared: Arc::new(Mutex::new(state)), reach: watch::Sender::new(Reach::Up) }
     }
 
     /// Says what plays every program that is started from now on, by whichever way; it may look at
@@ -241,6 +242,14 @@ impl FakeHost {
 impl Host for FakeHost {
     fn name(&self) -> &str {
         "fake"
+    }
+
+    fn reach(&self) -> watch::Receiver<Reach> {
+        self.reach.subscribe()
+    }
+
+    async fn connect(&self) -> Result<()> {
+        Ok(())
     }
 
     async fn home(&self) -> Result<PathBuf> {

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::error::{HostError, Result};
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
-    FilePart, GuardSpec, Host, Output, Pty, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
+    FilePart, GuardSpec, Host, Output, Pty, Reach, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
 };
 
 /// What a fault does to the call it meets.
@@ -31,6 +32,7 @@ pub enum FaultKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // Each is named after its method.
 pub enum HostOp {
+    Connect,
     Home,
     Create,
     Exists,
@@ -131,6 +133,14 @@ impl FaultyHost {
 impl Host for FaultyHost {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+
+    fn reach(&self) -> watch::Receiver<Reach> {
+        self.inner.reach()
+    }
+
+    async fn connect(&self) -> Result<()> {
+        self.meet(HostOp::Connect, self.inner.connect()).await
     }
 
     async fn home(&self) -> Result<PathBuf> {

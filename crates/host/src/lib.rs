@@ -1,7 +1,7 @@
 //! A machine's files and programs.
 //!
-//! Everything a session does to the machine it runs on goes through [`Host`]: this machine ([`LocalHost`]) today,
-//! a machine behind SSH by the same trait. Code above this trait never asks which of them it has.
+//! Everything a session does to the machine it runs on goes through [`Host`]: this machine ([`LocalHost`]), or one
+//! behind SSH ([`SshHost`]). Code above this trait never asks which of them it has.
 //!
 //! Reading order: [`TaskDir`] (where one session's files live), [`Host`] (what can be done there), [`guard`] (how an
 //! agent outlives the service and still never outlives its lease), [`tmux`] and [`terminal`] (an agent that people look
@@ -14,6 +14,8 @@ mod error;
 pub mod guard;
 mod local;
 pub mod provision;
+mod reach;
+pub mod ssh;
 mod task_dir;
 pub mod terminal;
 pub mod tmux;
@@ -34,6 +36,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch::Receiver;
 
 pub use archive::{Codec, Excludes};
 pub use codex_binary::CodexBinary;
@@ -41,6 +44,8 @@ pub use command::{Command, DEFAULT_LIMIT, EnvPlan, OUTPUT_LIMIT, Output};
 pub use error::{HostError, Result};
 pub use guard::{AgentIdentity, AgentState, GuardSpec, Signal, Size, Stage, Terminal};
 pub use local::{LocalHost, LocalHostConfig};
+pub use reach::Reach;
+pub use ssh::{SshHost, SshTarget};
 pub use task_dir::{RelPath, TaskDir, TaskId};
 pub use terminal::Pty;
 pub use watch::Watch;
@@ -142,6 +147,13 @@ pub struct FilePart {
 pub trait Host: Send + Sync + 'static {
     /// The name under which the host is configured; `local` for this machine.
     fn name(&self) -> &str;
+
+    /// Whether the host can be reached, as far as is known now; changes are told. This machine always can.
+    fn reach(&self) -> Receiver<Reach>;
+
+    /// Sees to it that the host can be reached: at once when it can, by one attempt to connect when it cannot. Several
+    /// callers share one attempt. The answer also shows in [`Host::reach`].
+    async fn connect(&self) -> Result<()>;
 
     /// The home directory of the host's user, absolute (S-109).
     async fn home(&self) -> Result<PathBuf>;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use self::beneath::Beneath;
 use self::find_codex::KnownBinaries;
@@ -25,8 +25,8 @@ use self::watching::Watcher;
 use crate::error::{HostError, Result};
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
-    FilePart, GuardSpec, Host, Output, Pty, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch, archive,
-    guard,
+    FilePart, GuardSpec, Host, Output, Pty, Reach, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
+    archive, guard,
 };
 
 /// File operations under way at once, over all sessions of this host. They are short; more of them would only queue
@@ -63,6 +63,8 @@ pub struct LocalHost {
     file_calls: Arc<Semaphore>,
     watcher: Watcher,
     known_binaries: KnownBinaries,
+    /// Never changes; kept so that nobody who listens hears the end of it.
+    reach: watch::Sender<Reach>,
 }
 
 impl LocalHost {
@@ -91,6 +93,7 @@ impl LocalHost {
             file_calls: Arc::new(Semaphore::new(FILE_CALLS)),
             watcher: Watcher::default(),
             known_binaries: KnownBinaries::default(),
+            reach: watch::Sender::new(Reach::Up),
         })
     }
 
@@ -131,6 +134,11 @@ impl LocalHost {
     }
 }
 
+/// Where the socket of a task directory is, below a socket root.
+pub(crate) fn socket_path(socket_root: &Path, dir: &TaskDir) -> PathBuf {
+    roots::socket_dir(socket_root, dir).join(roots::SOCKET_NAME)
+}
+
 /// Runs blocking work off the executor's threads; a panic in it goes on in the caller.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
@@ -150,6 +158,14 @@ impl Host for LocalHost {
         "local"
     }
 
+    fn reach(&self) -> watch::Receiver<Reach> {
+        self.reach.subscribe()
+    }
+
+    async fn connect(&self) -> Result<()> {
+        Ok(())
+    }
+
     async fn home(&self) -> Result<PathBuf> {
         Ok(self.home.clone())
     }
@@ -159,7 +175,7 @@ impl Host for LocalHost {
     }
 
     fn socket_path(&self, dir: &TaskDir) -> PathBuf {
-        roots::socket_dir(&self.socket_root, dir).join(roots::SOCKET_NAME)
+        socket_path(&self.socket_root, dir)
     }
 
     async fn create(&self, dir: &TaskDir) -> Result<()> {

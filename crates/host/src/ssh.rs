@@ -1,0 +1,220 @@
+//! A machine behind SSH as a [`Host`].
+//!
+//! ```text
+//! SshHost ─┬─ Link (link.rs)       the two connections, made anew when they break; run, spawn, pty, dial
+//!          └─ what is done there, by programs that [`Shells`] starts:
+//!             FarFiles (files.rs)  one long-lived shell answers questions about files, in order
+//!             FarWatch             one long-lived shell speaks up when a watched file changed
+//!             archives             tar on the far side, our matcher and our rules on this one
+//! ```
+//!
+//! The guard, tmux, ttyd and the search for programs are written on [`Host`] itself and know nothing of SSH.
+//!
+//! Files do not go by SFTP: that protocol follows links and has no way to say "beneath this directory", and each step of
+//! a path would be a round trip. A shell that enters a directory step by step and looks where it has arrived holds the
+//! directory itself, whatever happens to its name (DESIGN §11: relative to open directories).
+
+mod archives;
+mod files;
+mod link;
+mod shells;
+mod target;
+mod watching;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+pub use target::{DEFAULT_MAX_SESSIONS, DEFAULT_PORT, HostKeys, Login, SshTarget, UnknownKey};
+
+use self::files::FarFiles;
+use self::link::Link;
+use self::watching::FarWatch;
+use crate::error::Result;
+use crate::{
+    AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
+    FilePart, GuardSpec, Host, Output, Pty, Reach, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
+    guard,
+};
+
+/// The directory of all task directories where nobody names another (S-056).
+const TASK_ROOT: &str = "/tmp/optio-codex";
+
+/// A machine behind SSH.
+///
+/// Connects when it is first needed. When a connection breaks, whatever went through it fails, [`Host::reach`] tells, and the
+/// next call or [`Host::connect`] tries again. Its own tasks live in a runtime of their own (see [`link`]), so it
+/// may be shared by threads that come and go.
+pub struct SshHost {
+    name: String,
+    task_root: PathBuf,
+    socket_root: PathBuf,
+    link: Arc<Link>,
+    files: FarFiles,
+    watch: FarWatch,
+}
+
+impl SshHost {
+    /// A host of this name. Contacts nobody; fails when the target makes no sense (an empty address, a relative task
+    /// root, a pinned key that is none). `accepted_keys` is the service's own file of host keys that were accepted, made
+    /// when the first one is.
+    pub fn new(name: impl Into<String>, target: SshTarget, accepted_keys: PathBuf) -> Result<Self> {
+        let (_, _, _) = (name.into(), target, accepted_keys);
+        unimplemented!()
+    }
+
+    /// Connects once to see which key the machine shows, and accepts it when its fingerprint is this one: it is written
+    /// to the service's own file, in place of another one for the same machine.
+    pub async fn accept_host_key(&self, fingerprint: &str) -> Result<()> {
+        self.link.accept_host_key(fingerprint).await
+    }
+}
+
+#[async_trait]
+impl Host for SshHost {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn reach(&self) -> watch::Receiver<Reach> {
+        self.link.reach()
+    }
+
+    async fn connect(&self) -> Result<()> {
+        self.link.connect().await
+    }
+
+    async fn home(&self) -> Result<PathBuf> {
+        self.link.home().await
+    }
+
+    fn task_dir(&self, id: &TaskId) -> TaskDir {
+        TaskDir::new(&self.task_root, id)
+    }
+
+    fn socket_path(&self, dir: &TaskDir) -> PathBuf {
+        crate::local::socket_path(&self.socket_root, dir)
+    }
+
+    async fn create(&self, dir: &TaskDir) -> Result<()> {
+        self.files.create(dir, &self.socket_path(dir)).await
+    }
+
+    async fn exists(&self, dir: &TaskDir) -> Result<bool> {
+        self.files.exists(dir).await
+    }
+
+    async fn cleanup(&self, dir: &TaskDir) -> Result<()> {
+        self.files.cleanup(dir, &self.socket_path(dir)).await
+    }
+
+    async fn run(&self, command: Command) -> Result<Output> {
+        self.link.run(command).await
+    }
+
+    async fn spawn(&self, command: Command) -> Result<Spawned> {
+        use shells::{Lane, Shells as _};
+        self.link.spawn(Lane::Control, command).await
+    }
+
+    async fn open_pty(&self, command: Command, size: Size) -> Result<Pty> {
+        self.link.open_pty(command, size).await
+    }
+
+    async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes> {
+        self.files.read(dir, path, limit).await
+    }
+
+    async fn read_from(&self, dir: &TaskDir, path: &RelPath, offset: u64, limit: usize) -> Result<FilePart> {
+        self.files.read_from(dir, path, offset, limit).await
+    }
+
+    async fn write(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes, mode: u32) -> Result<()> {
+        self.files.write(dir, path, bytes, mode).await
+    }
+
+    async fn append(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes) -> Result<()> {
+        self.files.append(dir, path, bytes).await
+    }
+
+    async fn rename(&self, dir: &TaskDir, from: &RelPath, to: &RelPath) -> Result<()> {
+        self.files.rename(dir, from, to).await
+    }
+
+    async fn remove(&self, dir: &TaskDir, path: &RelPath) -> Result<()> {
+        self.files.remove(dir, path).await
+    }
+
+    async fn make_dir(&self, dir: &TaskDir, path: &RelPath) -> Result<()> {
+        self.files.make_dir(dir, path).await
+    }
+
+    async fn link(&self, dir: &TaskDir, path: &RelPath, target: &Path) -> Result<()> {
+        self.files.link(dir, path, target).await
+    }
+
+    async fn info(&self, dir: &TaskDir, path: &RelPath) -> Result<Option<FileInfo>> {
+        self.files.info(dir, path).await
+    }
+
+    async fn list(&self, dir: &TaskDir, path: &RelPath, limit: usize) -> Result<Vec<RelPath>> {
+        self.files.list(dir, path, limit).await
+    }
+
+    async fn write_stream(&self, path: &Path, stream: ByteStream, mode: u32) -> Result<u64> {
+        self.files.write_stream(path, stream, mode).await
+    }
+
+    async fn archive(&self, dir: &TaskDir, excludes: Excludes, codec: Codec) -> Result<ByteStream> {
+        archives::pack(self.link.clone(), dir, excludes, codec).await
+    }
+
+    async fn restore(&self, dir: &TaskDir, stream: ByteStream, codec: Codec) -> Result<()> {
+        archives::restore(self.link.clone(), dir, stream, codec).await
+    }
+
+    async fn dial(&self, target: &Dial) -> Result<Box<dyn Duplex>> {
+        self.link.dial(target).await
+    }
+
+    async fn watch(&self, dir: &TaskDir, path: &RelPath) -> Result<Watch> {
+        self.watch.watch(dir, path).await
+    }
+
+    async fn find_codex(&self, wanted: Option<&Path>) -> Result<CodexBinary> {
+        let _ = wanted;
+        unimplemented!()
+    }
+
+    async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
+        guard::start(self, dir, spec).await
+    }
+
+    async fn guard_state(&self, dir: &TaskDir) -> Result<AgentState> {
+        guard::state(self, dir).await
+    }
+
+    async fn guard_heartbeat(&self, dir: &TaskDir) -> Result<()> {
+        guard::heartbeat(self, dir).await
+    }
+
+    async fn guard_signal(&self, dir: &TaskDir, signal: Signal) -> Result<bool> {
+        guard::signal(self, dir, signal).await
+    }
+
+    async fn guard_gone(&self, dir: &TaskDir, limit: Duration) -> Result<bool> {
+        guard::gone(self, dir, limit).await
+    }
+
+    async fn guard_kill_leftovers(&self, dir: &TaskDir) -> Result<usize> {
+        guard::kill_leftovers(self, dir).await
+    }
+
+    async fn guard_stderr(&self, dir: &TaskDir) -> Result<Bytes> {
+        guard::stderr_tail(self, dir).await
+    }
+}
