@@ -11,6 +11,7 @@ pub mod archive;
 mod codex_binary;
 mod command;
 mod error;
+mod find_codex;
 pub mod guard;
 mod local;
 pub mod provision;
