@@ -14,6 +14,7 @@ mod error;
 mod find_codex;
 pub mod guard;
 mod local;
+pub mod orphans;
 pub mod provision;
 mod reach;
 pub mod ssh;
