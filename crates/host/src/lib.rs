@@ -18,6 +18,7 @@ pub mod orphans;
 pub mod provision;
 mod reach;
 pub mod ssh;
+pub mod survey;
 mod task_dir;
 pub mod terminal;
 pub mod tmux;
