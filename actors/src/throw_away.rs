@@ -13,12 +13,10 @@ use optio_host::{AgentState, Host, HostError, RelPath, TaskDir, TaskId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::hosts::LOCAL;
 use crate::process::stop_guarded;
 use crate::settings::Settings;
 use crate::teardown::{StepResult, StopStyle};
-
-/// The name of the host where such homes are, when it has one of this name; else the first one.
-const LOCAL: &str = "local";
 
 /// Directories without which codex does not work (S-236).
 const HOME_DIRS: [&str; 4] = [workdir::CODEX_HOME, "home/.local/share", "home/.config", "home/.cache"];
@@ -43,8 +41,7 @@ pub(crate) struct ThrowAway {
 impl ThrowAway {
     /// The home of this number for tasks of this kind. Looks at nothing.
     pub(crate) fn at(settings: &Settings, kind: &str, slot: usize) -> Result<Self, HostError> {
-        let host = settings.hosts.get(LOCAL).or_else(|| settings.hosts.values().next());
-        let host = host.cloned().ok_or_else(|| HostError::Unreachable {
+        let host = settings.hosts.own().ok_or_else(|| HostError::Unreachable {
             host: LOCAL.to_owned(),
             why: "no host is configured".to_owned(),
         })?;
