@@ -35,6 +35,7 @@ use self::files::FarFiles;
 use self::link::Link;
 use self::watching::FarWatch;
 use crate::error::Result;
+use crate::find_codex::KnownBinaries;
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
     FilePart, GuardSpec, Host, Output, Pty, Reach, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
@@ -56,6 +57,7 @@ pub struct SshHost {
     link: Arc<Link>,
     files: FarFiles,
     watch: FarWatch,
+    known_binaries: KnownBinaries,
 }
 
 impl SshHost {
@@ -186,8 +188,7 @@ impl Host for SshHost {
     }
 
     async fn find_codex(&self, wanted: Option<&Path>) -> Result<CodexBinary> {
-        let _ = wanted;
-        unimplemented!()
+        self.known_binaries.find(self, wanted).await
     }
 
     async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
