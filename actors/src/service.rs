@@ -4,6 +4,7 @@
 
 mod files;
 mod hosts;
+mod leftovers;
 mod messages;
 mod seed_logins;
 mod seeds;
@@ -19,6 +20,7 @@ use tracing::{info, warn};
 
 pub use files::FileCopy;
 pub use hosts::{HostView, ReachView, TargetView};
+pub use leftovers::{Chosen, ProbeView, ReapOutcome, ReapView};
 pub use messages::MessageView;
 pub use seeds::{ImportSeed, SeedLeaseView, SeedView, VerifyView};
 

@@ -18,6 +18,12 @@ use crate::process::stop_guarded;
 use crate::settings::Settings;
 use crate::teardown::{StepResult, StopStyle};
 
+/// The kind of the homes where new logins are made.
+pub(crate) const LOGIN: &str = "login";
+
+/// The kind of the homes where codex is asked about a login.
+pub(crate) const PROBE: &str = "probe";
+
 /// Directories without which codex does not work (S-236).
 const HOME_DIRS: [&str; 4] = [workdir::CODEX_HOME, "home/.local/share", "home/.config", "home/.cache"];
 
@@ -45,7 +51,7 @@ impl ThrowAway {
             host: LOCAL.to_owned(),
             why: "no host is configured".to_owned(),
         })?;
-        let dir = host.task_dir(&TaskId::new(format!("{kind}-{}-{slot}", settings.name))?);
+        let dir = host.task_dir(&task(settings, kind, slot)?);
         Ok(Self { host, dir })
     }
 
@@ -108,6 +114,11 @@ impl ThrowAway {
     pub(crate) fn place(&self) -> String {
         format!("{} on {}", self.dir.path().display(), self.host.name())
     }
+}
+
+/// The name of the directory of the home of this number.
+pub(crate) fn task(settings: &Settings, kind: &str, slot: usize) -> Result<TaskId, HostError> {
+    TaskId::new(format!("{kind}-{}-{slot}", settings.name))
 }
 
 /// A path beside the workdir.

@@ -3,6 +3,7 @@
 use actix_web::HttpResponse;
 use actix_web::http::header;
 use actix_web::web::{Data, Path};
+use serde_json::json;
 
 use crate::Web;
 use crate::body::Fields;
@@ -32,6 +33,28 @@ pub(crate) async fn show(web: Data<Web>, name: Path<String>) -> Result<HttpRespo
 pub(crate) async fn remove(web: Data<Web>, name: Path<String>) -> Result<HttpResponse, Problem> {
     web.service().remove_host(&name).await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// `POST /v1/hosts/{name}/probe`
+pub(crate) async fn probe(
+    web: Data<Web>,
+    name: Path<String>,
+    fields: Fields,
+) -> Result<HttpResponse, Problem> {
+    fields.finish()?;
+    Ok(HttpResponse::Ok().json(web.service().probe_host(&name).await?))
+}
+
+/// `POST /v1/hosts/{name}/reap`
+pub(crate) async fn reap(
+    web: Data<Web>,
+    name: Path<String>,
+    mut fields: Fields,
+) -> Result<HttpResponse, Problem> {
+    let tasks = fields.required("tasks")?;
+    fields.finish()?;
+    let data = web.service().reap(&name, tasks).await?;
+    Ok(HttpResponse::Ok().json(json!({ "data": data })))
 }
 
 /// `POST /v1/hosts/{name}/host-key`

@@ -210,6 +210,8 @@ fn api() -> impl HttpServiceFactory {
         .service(at("/seeds/{id}/verify").route(post().to(seeds::verify)))
         .service(at("/hosts").route(get().to(hosts::all)).route(post().to(hosts::add)))
         .service(at("/hosts/{name}").route(get().to(hosts::show)).route(delete().to(hosts::remove)))
+        .service(at("/hosts/{name}/probe").route(post().to(hosts::probe)))
+        .service(at("/hosts/{name}/reap").route(post().to(hosts::reap)))
         .service(at("/hosts/{name}/host-key").route(post().to(hosts::accept_key)))
         .service(at("/login-links").route(post().to(auth::new_link)))
         .default_service(web::to(page::no_such_route))
