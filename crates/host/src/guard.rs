@@ -10,6 +10,8 @@
 
 mod launch;
 
+pub(crate) use launch::quote;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

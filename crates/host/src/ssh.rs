@@ -16,10 +16,17 @@
 
 mod archives;
 mod files;
+mod hand;
 mod link;
+mod listing;
+mod poured;
+mod runtime;
 mod shells;
 mod target;
 mod watching;
+
+#[cfg(test)]
+mod on_this_machine;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -182,6 +189,7 @@ impl Host for SshHost {
     }
 
     async fn watch(&self, dir: &TaskDir, path: &RelPath) -> Result<Watch> {
+        self.files.make_parent_of(dir, path).await?;
         self.watch.watch(dir, path).await
     }
 

@@ -107,7 +107,7 @@ fn check(spec: &GuardSpec) -> Result<()> {
 
 /// Makes one shell word of any bytes: single quotes, in which nothing is special but the single quote. The one place
 /// where we quote for a shell. NUL cannot be in a word and is refused; the value is not shown, it may be a secret.
-pub(super) fn quote(bytes: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn quote(bytes: &[u8]) -> Result<Vec<u8>> {
     if bytes.contains(&0) {
         return Err(HostError::Refused {
             what: "value",
