@@ -223,6 +223,11 @@ impl Far {
         self.root.join("home")
     }
 
+    /// Its `/tmp`, by its path here; only of a machine apart.
+    pub fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
     /// Its codex, by its path there.
     pub fn codex(&self) -> Option<PathBuf> {
         self.setup_codex.then(|| self.root.join("bin/codex"))

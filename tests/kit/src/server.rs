@@ -37,6 +37,7 @@ pub struct ServerSetup {
     bare: bool,
     args: Vec<String>,
     env: BTreeMap<String, String>,
+    config: String,
     hosts: BTreeMap<String, Map<String, Value>>,
     far: Option<Arc<Far>>,
 }
@@ -63,6 +64,13 @@ impl ServerSetup {
     #[must_use]
     pub fn codex(mut self, program: impl Into<PathBuf>) -> Self {
         self.codex = Some(program.into());
+        self
+    }
+
+    /// Gives the service a configuration file with this text, before the hosts.
+    #[must_use]
+    pub fn config(mut self, toml: impl Into<String>) -> Self {
+        self.config = toml.into();
         self
     }
 
@@ -110,8 +118,8 @@ impl ServerSetup {
             symlink(codex, root.path().join("bin/codex")).expect("a new directory is empty");
         }
 
-        if !self.hosts.is_empty() {
-            std::fs::write(root.path().join(CONFIG), self.config()).expect("a new directory is empty");
+        if let Some(text) = self.config_file() {
+            std::fs::write(root.path().join(CONFIG), text).expect("a new directory is empty");
         }
         if let Some(far) = &self.far {
             for (name, value) in self.env.iter().filter(|(name, _)| name.starts_with(FOR_CODEX)) {
@@ -125,16 +133,17 @@ impl ServerSetup {
         server
     }
 
-    /// The configuration file: a table for each host. What JSON has of strings, numbers and lists is TOML too.
-    fn config(&self) -> String {
-        let mut text = String::new();
+    /// The text of the configuration file, with a table for each host. What JSON has of strings, numbers and lists is TOML
+    /// too. Nothing when there is nothing to say: some tests give a file of their own.
+    fn config_file(&self) -> Option<String> {
+        let mut text = self.config.clone();
         for (name, entry) in &self.hosts {
-            text.push_str(&format!("[hosts.{name}]\n"));
+            text.push_str(&format!("\n[hosts.{name}]\n"));
             for (field, value) in entry {
                 text.push_str(&format!("{field} = {value}\n"));
             }
         }
-        text
+        (!text.is_empty()).then_some(text)
     }
 }
 
@@ -181,6 +190,7 @@ impl TestServer {
             bare: false,
             args: Vec::new(),
             env: BTreeMap::new(),
+            config: String::new(),
             hosts: BTreeMap::new(),
             far: None,
         }
@@ -368,7 +378,7 @@ impl TestServer {
             .arg("serve")
             .args(["--listen", listen, "--data-dir"])
             .arg(self.data_dir())
-            .args((!self.setup.hosts.is_empty()).then(|| format!("--config={}", root.join(CONFIG).display())))
+            .args(self.setup.config_file().map(|_| format!("--config={}", root.join(CONFIG).display())))
             .args(&self.setup.args)
             .env_clear()
             .env("PATH", format!("{}:{path}", root.join("bin").display()))
