@@ -13,7 +13,7 @@ pub(super) struct FarFiles;
 #[allow(unused_variables)]
 impl FarFiles {
     pub(super) fn new(shells: Arc<dyn Shells>) -> Self {
-        unimplemented!()
+        Self
     }
     pub(super) async fn create(&self, dir: &TaskDir, socket: &Path) -> Result<()> {
         unimplemented!()

@@ -10,7 +10,7 @@ pub(super) struct FarWatch;
 #[allow(unused_variables)]
 impl FarWatch {
     pub(super) fn new(shells: Arc<dyn Shells>) -> Self {
-        unimplemented!()
+        Self
     }
     pub(super) async fn watch(&self, dir: &TaskDir, path: &RelPath) -> Result<Watch> {
         unimplemented!()
