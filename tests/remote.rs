@@ -23,6 +23,12 @@ fn with(mut entry: Map<String, Value>, field: &str, value: impl Into<Value>) -> 
     entry
 }
 
+/// The same machine for a service that has never seen it; its user's own list of machines is empty.
+fn unknown(mut entry: Map<String, Value>) -> Map<String, Value> {
+    entry.remove("known_hosts");
+    entry
+}
+
 /// A port of this machine where nobody listens.
 fn closed_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback always has a free port");
@@ -47,7 +53,7 @@ async fn whatever_bars_the_way_has_its_own_code_on_the_probe_and_on_the_session(
     let cases: [(&str, Map<String, Value>, &str, bool, String); 8] = [
         (
             "unknown",
-            with(entry.clone(), "known_hosts", json!([])),
+            unknown(entry.clone()),
             "host_key_unknown",
             false,
             far.fingerprint(),
@@ -124,7 +130,7 @@ async fn whatever_bars_the_way_has_its_own_code_on_the_probe_and_on_the_session(
 async fn a_key_that_nobody_knows_is_accepted_by_its_fingerprint_and_by_nothing_else() {
     let model = MockModel::start();
     let far = Far::setup().start().await;
-    let server = service().on(&far).host(FAR, with(far.entry(), "known_hosts", json!([]))).start().await;
+    let server = service().on(&far).host(FAR, unknown(far.entry())).start().await;
     let client = server.client();
     let accept = format!("/v1/hosts/{FAR}/host-key");
     let refused = probe(&client, FAR).await;
@@ -166,7 +172,7 @@ async fn a_key_that_nobody_knows_is_accepted_by_its_fingerprint_and_by_nothing_e
 #[actix::test]
 async fn trust_on_first_use_takes_one_key_and_no_other_after_it() {
     let far = Far::setup().start().await;
-    let trusting = with(with(far.entry(), "known_hosts", json!([])), "trust_on_first_use", true);
+    let trusting = with(unknown(far.entry()), "trust_on_first_use", true);
     let server = service().on(&far).host(FAR, trusting).start().await;
     assert_eq!(probe(&server.client(), FAR).await.status, 200);
     far.new_host_key();
