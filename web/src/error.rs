@@ -202,7 +202,7 @@ impl From<SessionError> for Problem {
             E::KeyReused => IDEMPOTENCY_CONFLICT,
             E::Agent { retryable: true, .. } => UPSTREAM_AGENT_AWAY,
             E::Agent { retryable: false, .. } | E::Login { .. } => UPSTREAM_AGENT,
-            E::Host { .. } => HOST_UNAVAILABLE,
+            E::Host { .. } | E::HostDown { .. } => HOST_UNAVAILABLE,
             E::TooManyLogins { .. } | E::TooManyViewers { .. } => BUSY,
             E::NoTerminal { .. } => CONFLICT,
             E::Draining => DRAINING,
