@@ -1,5 +1,6 @@
 //! What can go wrong with a request to a session. HTTP meaning is given at the edge, in optio-web.
 
+use jiff::Timestamp;
 use optio_codex_protocol::config::ConfigError;
 use optio_host::HostError;
 use optio_store::{ApprovalId, LoginId, SeedId, SessionId, StoreError};
@@ -115,6 +116,20 @@ pub enum SessionError {
     /// A machine did not do what was asked of it.
     #[error(transparent)]
     Machine(#[from] HostError),
+    /// The session's host is out of reach; nothing was done.
+    #[error("session {id}: host {host} is down since {since}: {why}")]
+    HostDown {
+        /// Which session.
+        id: SessionId,
+        /// Its host's name.
+        host: String,
+        /// Since when.
+        since: Timestamp,
+        /// The stable word for it, see [`optio_host::HostError::reach_code`].
+        code: String,
+        /// What was tried last, in words.
+        why: String,
+    },
     /// A login by a code did not come about.
     #[error("login {id}: {why}")]
     Login {

@@ -354,6 +354,8 @@ fn new_record(
         phase: Phase::Starting,
         outcome: None,
         reason: None,
+        code: None,
+        host_down: None,
         teardown: Vec::new(),
         style: None,
         approvals: Vec::new(),
@@ -385,6 +387,7 @@ fn new_run(session: &SessionId) -> RunRecord {
         resume_thread: None,
         after_execute_is_due: false,
         newest_before: NewestBefore::None,
+        host_unreached: false,
         log: Default::default(),
     }
 }
@@ -475,6 +478,8 @@ async fn prepare_resume(
     record.phase = Phase::Starting;
     record.outcome = None;
     record.reason = None;
+    record.code = None;
+    record.host_down = None;
     record.teardown = Vec::new();
     record.style = None;
     record.approvals = Vec::new();
@@ -657,7 +662,13 @@ async fn leave(session: Addr<Session>, mut status: watch::Receiver<SessionView>,
     let stop = StopSession { mode: StopMode::Graceful, reason: "the service was shut down".to_owned() };
     // Refused by a session that is over.
     let _ = session.send(stop).await;
-    let _ = status.wait_for(over).await;
+    // A host that is away may stay away for days: its session goes on with its end at the next start.
+    let stuck = |view: &SessionView| view.state == State::Stopping && view.host_down.is_some();
+    let rest = status.wait_for(|view| over(view) || stuck(view)).await.map(|view| stuck(&view));
+    if rest.is_ok_and(|stuck| stuck) {
+        let _ = session.send(Detach).await;
+        return;
+    }
     // The status is dropped with the actor, whose last deed is to make its end durable. A store that is away would hold
     // that up for ever; the next start finds the end unwritten and every step done.
     let written = async { while status.changed().await.is_ok() {} };

@@ -270,6 +270,7 @@ impl From<SessionError> for Problem {
             E::Agent { retryable: true, .. } => UPSTREAM_AGENT_AWAY,
             E::Agent { retryable: false, .. } | E::Login { .. } => UPSTREAM_AGENT,
             E::Host { .. } => HOST_UNAVAILABLE,
+            E::HostDown { code, .. } => of_reach(code),
             E::Machine(problem) => return Self::of_host(problem),
             E::Hosts(problem) => return problem.into(),
             E::TooManyLogins { .. } | E::TooManyViewers { .. } => BUSY,
