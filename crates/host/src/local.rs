@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::beneath::Beneath;
 use self::find_codex::KnownBinaries;
+pub(crate) use self::roots::{check_absolute, check_socket_length};
 use self::watching::Watcher;
 use crate::error::{HostError, Result};
 use crate::{
@@ -140,7 +141,9 @@ pub(crate) fn socket_path(socket_root: &Path, dir: &TaskDir) -> PathBuf {
 }
 
 /// Runs blocking work off the executor's threads; a panic in it goes on in the caller.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
