@@ -284,3 +284,47 @@ impl From<SessionError> for Problem {
         Self::new(kind, error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text() -> String {
+        "x".to_owned()
+    }
+
+    #[test]
+    fn each_way_in_which_a_host_is_out_of_reach_has_a_code_of_its_own() {
+        let (host, why) = (text, text);
+        let problems = [
+            HostError::Unreachable { host: host(), why: why() },
+            HostError::NameUnknown { host: host(), address: text(), why: why() },
+            HostError::HostKeyUnknown {
+                host: host(),
+                algorithm: text(),
+                fingerprint: "SHA256:a".to_owned(),
+                accept: text(),
+            },
+            HostError::HostKeyChanged {
+                host: host(),
+                algorithm: text(),
+                fingerprint: "SHA256:a".to_owned(),
+                known_in: text(),
+                accept: text(),
+            },
+            HostError::LoginRefused { host: host(), user: text(), why: why() },
+            HostError::LoginUnsupported { host: host(), user: text(), why: why() },
+            HostError::ShellUnusable { host: host(), why: why() },
+        ];
+        for error in problems {
+            let code = error.reach_code().unwrap_or_default();
+            let problem = Problem::from(SessionError::Machine(error));
+            assert_eq!(problem.kind.code, code);
+            let is_key = code.starts_with("host_key");
+            assert_eq!(problem.kind.status == StatusCode::CONFLICT, is_key, "{code}");
+            assert_eq!(problem.host_key.is_some_and(|key| key.fingerprint == "SHA256:a"), is_key, "{code}");
+            // Only time may mend a network; the rest is somebody's to mend.
+            assert_eq!(problem.kind.retry_after.is_some(), code == "host_unreachable", "{code}");
+        }
+    }
+}
