@@ -1,7 +1,7 @@
 //! A program that was started on the machine.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::{oneshot, watch};
@@ -11,9 +11,9 @@ use super::exec::{self, Leader, Streams};
 use super::kills::Kill;
 use super::link::Link;
 use super::pump::{Awaited, Grip, Holds, PIPE_BOUND, Progress, Pumped, TERMINAL_BOUND, pump};
-use super::runtime;
 use super::shells::Shells as _;
 use super::slots::Class;
+use super::{mark, runtime};
 use crate::error::{HostError, Result};
 use crate::guard::Size;
 use crate::terminal::VIEWER_TERM;
@@ -21,6 +21,8 @@ use crate::{AgentIdentity, Command, ExitStatus, Signal, SpawnedProcess};
 
 /// Limit from the wish to the program's start: a turn among other programs, and a few round trips.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long the machine's shell may take to say that it starts the program, or why not; its user's start files run before.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 /// How long a program that was killed may take to let its channel go, before it is closed.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
@@ -68,13 +70,30 @@ pub(super) async fn start(
         // What a machine that stops reading is up to shows in its answer.
         let _ = input.write_all(&launch.text).await;
     };
-    let ((), told) = tokio::join!(written, told);
+    let answering = async {
+        tokio::pin!(told);
+        match tokio::time::timeout(ANSWER_LIMIT, &mut told).await {
+            Ok(told) => told,
+            Err(_) => {
+                // Makes it tell what was said instead.
+                closing.close();
+                told.await
+            }
+        }
+    };
+    let begun = Instant::now();
+    let ((), told) = tokio::join!(written, answering);
     let line = match told {
         Ok(Ok(line)) => line,
         Ok(Err(said)) => {
+            let silent = said.is_empty() && begun.elapsed() >= ANSWER_LIMIT;
             return Err(match connection.why_ended() {
                 Some(why) => lost(&why),
-                None => unusable(link, &said),
+                None if silent => HostError::TimedOut {
+                    what: format!("starting a shell on {}", link.name()),
+                    limit: ANSWER_LIMIT,
+                },
+                None => unusable(link, &quoted(&said, &launch.text)),
             });
         }
         Err(_) => return Err(lost("the channel is gone")),
@@ -84,6 +103,17 @@ pub(super) async fn start(
     let grip = closing.keep();
     let process = FarProcess { link: link.clone(), leader, name, progress, grip, settled: false };
     Ok(Started { input, output, errors, process })
+}
+
+/// What a machine said, for people; but not what we said to it, which has secrets.
+fn quoted(said: &[u8], ours: &[u8]) -> String {
+    let ours = String::from_utf8_lossy(ours);
+    let text = String::from_utf8_lossy(said);
+    // Shorter lines are in many texts by chance, and a machine that plays back ours has longer ones.
+    if ours.lines().any(|line| line.len() >= 8 && text.contains(line)) {
+        return "(what we say to it)".to_owned();
+    }
+    mark::shown(said)
 }
 
 fn unusable(link: &Link, said: &str) -> HostError {
@@ -110,6 +140,10 @@ const RAW: &[(russh::Pty, u32)] = &[
 struct Closing(Option<Grip>);
 
 impl Closing {
+    fn close(&self) {
+        self.0.iter().for_each(Grip::close);
+    }
+
     fn keep(mut self) -> Grip {
         // Taken here and nowhere else, and this takes the whole.
         self.0.take().expect("a grip is kept once")
@@ -118,9 +152,7 @@ impl Closing {
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        if let Some(grip) = &self.0 {
-            grip.close();
-        }
+        self.close();
     }
 }
 
