@@ -201,9 +201,11 @@ async fn a_key_that_cannot_be_used_says_what_would_be_right() {
     make_key(&rsa, "rsa", "");
     let pem = server.dir.path().join("pem");
     make_key(&pem, "rsa", "");
-    let old =
-        std::process::Command::new("ssh-keygen").args(["-q", "-p", "-m", "PEM", "-N", "", "-f"]).arg(&pem);
-    assert!({ old }.status().unwrap().success());
+    let old = std::process::Command::new("ssh-keygen")
+        .args(["-q", "-p", "-m", "PEM", "-N", "", "-f"])
+        .arg(&pem)
+        .status();
+    assert!(old.unwrap().success());
     let open = server.dir.path().join("open");
     make_key(&open, "ed25519", "");
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o640)).unwrap();
@@ -232,16 +234,23 @@ async fn an_agent_logs_in_with_a_key_that_is_locked_on_disk() {
     let why = refused(&by_agent, "host_login_unsupported").await;
     assert!(why.contains("does not answer"), "{why}");
 
-    let mut agent = std::process::Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket);
-    let mut agent = agent.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut agent = std::process::Command::new("ssh-agent")
+        .args(["-D", "-a"])
+        .arg(&socket)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let begun = std::time::Instant::now();
     while !socket.exists() {
         assert!(begun.elapsed() < sshd::PATIENCE, "the agent does not come");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     let add = |key: &str| {
-        let added = std::process::Command::new("ssh-add").arg(server.dir.path().join(key));
-        assert!({ added }.env("SSH_AUTH_SOCK", &socket).output().unwrap().status.success());
+        let added = std::process::Command::new("ssh-add")
+            .arg(server.dir.path().join(key))
+            .env("SSH_AUTH_SOCK", &socket)
+            .output();
+        assert!(added.unwrap().status.success());
     };
     let again = || server.host_at(SshTarget { login: Login::Agent(Some(socket.clone())), ..server.target() });
     let empty = refused(&again(), "host_login_unsupported").await;

@@ -109,7 +109,12 @@ impl Link {
 
     /// See [`crate::SshHost::accept_host_key`].
     pub(super) async fn accept_host_key(&self, fingerprint: &str) -> Result<()> {
-        runtime::run(connection::accept(self.way.clone(), fingerprint.to_owned())).await?
+        runtime::run(connection::accept(self.way.clone(), fingerprint.to_owned())).await??;
+        for road in [&self.control, &self.bulk] {
+            // Whatever failed before says nothing about now.
+            *road.making.lock().await = None;
+        }
+        Ok(())
     }
 
     /// See [`crate::Host::home`]; asked once.

@@ -23,8 +23,8 @@ use crate::{AgentIdentity, Command, ExitStatus, Signal, SpawnedProcess};
 pub(super) const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long the machine's shell may take to say that it starts the program, or why not; its user's start files run before.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-/// How long a program that was killed may take to let its channel go, before it is closed.
-const KILL_GRACE: Duration = Duration::from_secs(5);
+/// How long the channel of a program that nobody has any more may stay open, for the rest of its output. It holds a session.
+const CLOSE_AFTER: Duration = Duration::from_secs(10);
 
 /// A running program and its streams.
 pub(super) struct Started {
@@ -56,11 +56,12 @@ pub(super) async fn start(
     let bound = if terminal.is_some() { TERMINAL_BOUND } else { PIPE_BOUND };
     if let Some(size) = terminal {
         let (columns, rows) = (size.columns.into(), size.rows.into());
-        let sent = channel.request_pty(false, VIEWER_TERM, columns, rows, 0, 0, RAW).await;
+        let sent = channel.channel().request_pty(false, VIEWER_TERM, columns, rows, 0, 0, RAW).await;
         sent.map_err(|error| lost(&error.to_string()))?;
     }
-    let sent = channel.exec(true, exec::LINE).await;
-    let Pumped { mut input, output, errors, progress, grip } = pump(channel, holds, bound, Some(awaited));
+    let sent = channel.channel().exec(true, exec::LINE).await;
+    let Pumped { mut input, output, errors, progress, grip } =
+        pump(channel.take(), holds, bound, Some(awaited));
     // Closes the channel on every way out of here but the good one.
     let closing = Closing(Some(grip));
     sent.map_err(|error| lost(&error.to_string()))?;
@@ -219,17 +220,20 @@ impl SpawnedProcess for FarProcess {
 
 impl Drop for FarProcess {
     fn drop(&mut self) {
-        if self.settled {
+        if !self.settled {
+            let ended = matches!(*self.progress.borrow(), Progress::Exited(_));
+            self.link.kill_soon(Kill { left_behind: ended, ..self.kill(Signal::Kill) });
+        }
+        let (grip, mut progress) = (self.grip.clone(), self.progress.clone());
+        if progress.has_changed().is_err() {
+            // The channel is closed already.
             return;
         }
-        let ended = matches!(*self.progress.borrow(), Progress::Exited(_));
-        self.link.kill_soon(Kill { left_behind: ended, ..self.kill(Signal::Kill) });
-        let (grip, mut progress) = (self.grip.clone(), self.progress.clone());
         runtime::start(async move {
-            let end = progress.wait_for(|progress| *progress != Progress::Running);
-            let _ = tokio::time::timeout(KILL_GRACE, end).await;
-            // Whoever still reads gets what the program wrote before: the channel is closed by its server when that is all.
-            tokio::time::sleep(KILL_GRACE).await;
+            // Whoever still reads gets what the program wrote before: the channel closes when that is all, unless something
+            // else holds the program's pipes.
+            let closed = async { while progress.changed().await.is_ok() {} };
+            let _ = tokio::time::timeout(CLOSE_AFTER, closed).await;
             grip.close();
         });
     }
