@@ -19,11 +19,14 @@ mod connection;
 mod dial;
 mod exec;
 mod files;
+mod hand;
 mod host_key;
 mod kills;
 mod link;
+mod listing;
 mod login;
 mod mark;
+mod poured;
 mod process;
 mod ptys;
 mod pump;
@@ -33,6 +36,9 @@ mod shells;
 mod slots;
 mod target;
 mod watching;
+
+#[cfg(test)]
+mod on_this_machine;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -219,6 +225,7 @@ impl Host for SshHost {
     }
 
     async fn watch(&self, dir: &TaskDir, path: &RelPath) -> Result<Watch> {
+        self.files.make_parent_of(dir, path).await?;
         self.watch.watch(dir, path).await
     }
 
