@@ -1,10 +1,11 @@
 //! Finding the codex program of a host.
 //!
-//! What a person calls codex is often npm's launcher, a script that starts the native program. A session needs the
-//! native one: it must be the process we signal, and a copy or link of the script alone is broken (S-225, S-464).
+//! What a person calls codex is often npm's launcher, a script that starts the native program. A session
+//! needs the native one: it must be the process we signal, and a copy or link of the script alone is broken
+//! (S-225, S-464).
 //!
-//! One script (`find_codex.sh`) finds it on the host, in one round trip, and says what its file is; the program itself is
-//! asked only when that file is not known yet.
+//! One script (`find_codex.sh`) finds it on the host, in one round trip, and says what its file is; the
+//! program itself is asked only when that file is not known yet.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,8 @@ const KNOWN_LIMIT: usize = 16;
 const HOW_TO_GET: &str =
     "install it with `npm install -g @openai/codex`, or name the native codex program in the configuration";
 
-/// What is known of the programs of one host that were asked before, for as long as their files stay as they were.
+/// What is known of the programs of one host that were asked before, for as long as their files stay as they
+/// were.
 #[derive(Debug, Default)]
 pub(crate) struct KnownBinaries {
     known: Mutex<HashMap<PathBuf, (Stamp, CodexBinary)>>,

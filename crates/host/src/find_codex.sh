@@ -1,4 +1,5 @@
-# Finds the native codex program of a host: `sh -c SCRIPT sh NAMED`, NAMED being an operator's absolute path, or nothing.
+# Finds the native codex program of a host: `sh -c SCRIPT sh NAMED`, NAMED being an operator's absolute path, or
+# nothing.
 #
 # Says one word, one line about it, and a path, which is the rest whatever is in it:
 #
@@ -10,7 +11,7 @@
 #   plain '' PATH          no executable file
 #   script '' PATH         a script that is not npm's launcher
 #   foreign '' PATH        npm's launcher, on a kind of machine for which there is no native program
-#   empty FIRST PATH       npm's launcher without the program behind it, FIRST being where it was looked for first
+#   empty FIRST PATH       npm's launcher without its program, which was looked for at FIRST first
 #
 # Besides sh: head readlink stat uname, of GNU or busybox.
 export LC_ALL=C
@@ -34,8 +35,8 @@ runs() {
 named=$1
 if [ -z "$named" ]; then
     word=
-    # A login shell first, so that a PATH from the user's profile counts (S-244), and then a plain one: a profile may set PATH
-    # anew (Debian's does) and so lose what the service itself was started with.
+    # A login shell first, so that a PATH from the user's profile counts (S-244), and then a plain one: a profile may
+    # set PATH anew (Debian's does) and so lose what the service itself was started with.
     for flag in -lc -c; do
         said=$(sh "$flag" 'command -v codex' </dev/null 2>/dev/null) || continue
         word=$(last "$said")
@@ -74,8 +75,8 @@ if [ "$start" = '#!' ]; then
     'Linux aarch64') package=codex-linux-arm64 triple=aarch64-unknown-linux-musl ;;
     *) say foreign '' "$path" ;;
     esac
-    # Where node would find the launcher's native package: in a `node_modules` of the package itself, then of each directory
-    # above it; older launchers carry the program within.
+    # Where node would find the launcher's native package: in a `node_modules` of the package itself, then of each
+    # directory above it; older launchers carry the program within.
     own=${path%/bin/codex.js} first= native=
     above=$own
     while :; do

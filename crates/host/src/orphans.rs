@@ -1,9 +1,10 @@
 //! What was left on a host: task directories of which nobody knows any more, and the agents in them.
 //!
-//! [`orphans`] tells of them, [`reap`] ends and removes one. Several services may share a host and its task root, and what is
-//! unknown to one may be alive in another's hands; so nothing is ever reaped by a rule. A person (or a program that
-//! answers for it) chooses, and says what it saw: an agent that it did not see is not ended, and a login that it does not
-//! give up in so many words is not removed. A login may be the only copy there is (DESIGN §1: no login is ever lost).
+//! [`orphans`] tells of them, [`reap`] ends and removes one. Several services may share a host and its task
+//! root, and what is unknown to one may be alive in another's hands; so nothing is ever reaped by a rule. A
+//! person (or a program that answers for it) chooses, and says what it saw: an agent that it did not see is
+//! not ended, and a login that it does not give up in so many words is not removed. A login may be the only
+//! copy there is (DESIGN §1: no login is ever lost).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,8 +16,9 @@ use crate::{AgentIdentity, AgentState, Command, Host, HostError, Output, Signal,
 
 const SCRIPT: &str = include_str!("orphans.sh");
 
-/// Unknown task directories that are looked at; each costs the host some processes (2 ms) and [`crate::OUTPUT_LIMIT`] a line
-/// of at most 350 bytes. Whoever has more sees the rest after having removed some.
+/// Unknown task directories that are looked at; each costs the host some processes (2 ms) and
+/// [`crate::OUTPUT_LIMIT`] a line of at most 350 bytes. Whoever has more sees the rest after having removed
+/// some.
 const LOOK_MOST: usize = 2000;
 /// Limit of looking at them.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
@@ -24,7 +26,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(60);
 const MEASURE_TIME: Duration = Duration::from_secs(20);
 /// What the counting may take beyond its time, to end and to be told.
 const MEASURE_SLACK: Duration = Duration::from_secs(10);
-/// How long an agent may take to end by itself; codex ends in less than a second unless a turn is running (LAB §9).
+/// How long an agent may take to end by itself; codex ends in less than a second unless a turn is running
+/// (LAB §9).
 const TERM_WAIT: Duration = Duration::from_secs(5);
 /// How long the kernel may take to remove what was killed.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -38,8 +41,8 @@ pub struct Leftover {
     pub id: TaskId,
     /// Where it is on the host.
     pub path: PathBuf,
-    /// How long ago it last changed by the host's clock: the directory, its workdir or its guard's heartbeat, in seconds.
-    /// A heartbeat of the last minute means that some service holds it.
+    /// How long ago it last changed by the host's clock: the directory, its workdir or its guard's heartbeat,
+    /// in seconds. A heartbeat of the last minute means that some service holds it.
     pub age_seconds: u64,
     /// The room that it takes on disk; `None` when counting took too long.
     pub bytes: Option<u64>,
@@ -95,8 +98,8 @@ pub enum ReapError {
     },
     /// Another agent lives there than the one that was named, if any was.
     #[error(
-        "task {id} is not reaped: an agent lives there (pid {pid}, start time {start}) that was not named; look again, \
-         and name it if it is to be ended", id = .id.as_str(), pid = .found.pid, start = .found.start_time
+        "task {id} is not reaped: an agent lives there (pid {pid}, start time {start}) that was not named; \
+         look again, and name it if it is to be ended", id = .id.as_str(), pid = .found.pid, start = .found.start_time
     )]
     OtherAgent {
         /// The task directory's name.
@@ -106,8 +109,8 @@ pub enum ReapError {
     },
     /// There is a login, and nobody gave it up.
     #[error(
-        "task {id} is not reaped: {path} holds a login that may be the only copy of it; save it (home/.codex/auth.json), or \
-         say that it is to be discarded", id = .id.as_str()
+        "task {id} is not reaped: {path} holds a login that may be the only copy of it; save it \
+         (home/.codex/auth.json), or say that it is to be discarded", id = .id.as_str()
     )]
     HasLogin {
         /// The task directory's name.
@@ -116,7 +119,9 @@ pub enum ReapError {
         path: String,
     },
     /// Something of it did not die.
-    #[error("task {id} is not removed: processes of its agent are still there after SIGKILL", id = .id.as_str())]
+    #[error(
+        "task {id} is not removed: processes of its agent are still there after SIGKILL", id = .id.as_str()
+    )]
     StillThere {
         /// The task directory's name.
         id: TaskId,
@@ -126,9 +131,11 @@ pub enum ReapError {
     Host(#[from] HostError),
 }
 
-/// Tells of task directories of `host` whose ids are not in `known`, those that changed longest ago first, at most `limit`.
+/// Tells of task directories of `host` whose ids are not in `known`, those that changed longest ago first, at
+/// most `limit`.
 ///
-/// `known` is whatever this service has a record of, running or not: a session that ended and kept its workdir is known.
+/// `known` is whatever this service has a record of, running or not: a session that ended and kept its
+/// workdir is known.
 pub async fn orphans(
     host: &dyn Host,
     known: &BTreeSet<TaskId>,
@@ -169,11 +176,12 @@ pub async fn orphans(
     Ok(left)
 }
 
-/// Ends the agent of a task directory that nobody knows, and removes the directory: the agent that was named or none, with
-/// a login only when that is given up, and never what is in `known`. It is looked at again first; what is refused then is not
-/// touched.
+/// Ends the agent of a task directory that nobody knows, and removes the directory: the agent that was named
+/// or none, with a login only when that is given up, and never what is in `known`. It is looked at again
+/// first; what is refused then is not touched.
 ///
-/// The directory is removed only when nothing of its run is left, and when no login has appeared in it meanwhile.
+/// The directory is removed only when nothing of its run is left, and when no login has appeared in it
+/// meanwhile.
 pub async fn reap(host: &dyn Host, known: &BTreeSet<TaskId>, choice: &Reap) -> Result<Reaped, ReapError> {
     if known.contains(&choice.id) {
         return Err(ReapError::Known { id: choice.id.clone() });

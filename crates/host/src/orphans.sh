@@ -1,13 +1,13 @@
 # What was left on a host: `sh -c SCRIPT sh VERB ROOT …`, ROOT being the directory of all task directories.
 #
-#   list MOST      task directories whose ids do not stand on standard input (one a line), at most MOST
-#   one ID         this one
+#   list MOST        task directories whose ids do not stand on standard input (one a line), at most MOST
+#   one ID           this one
 #   measure SECONDS  the sizes of those whose ids stand on standard input, as many as are counted in that time
 #
-# `list` and `one` say `task CHANGED LOGIN MARK ID` for each: when it last changed (seconds since 1970, of the host's clock),
-# 1 if there may be a login in it, the run mark of its guard or `-`. `list` says `now SECONDS` first. `measure` says
-# `size KILOBYTES ID`. A link, what belongs to somebody else, what has neither workdir nor guard and what is not named as a
-# task directory is nothing of ours.
+# `list` and `one` say `task CHANGED LOGIN MARK ID` for each: when it last changed (seconds since 1970, of the host's
+# clock), 1 if there may be a login in it, the run mark of its guard or `-`. `list` says `now SECONDS` first. `measure`
+# says `size KILOBYTES ID`. A link, what belongs to somebody else, what has neither workdir nor guard and what is not
+# named as a task directory is nothing of ours.
 #
 # Besides sh: cat date du id stat timeout, of GNU or busybox.
 export LC_ALL=C
@@ -16,7 +16,7 @@ self=$(id -u)
 newline='
 '
 
-# True unless it is certain that there is no login: below a workdir, or below what a restore has put beside it.
+# True unless it is certain that there is no login: below a workdir, or what a restore has put beside it.
 login() {
     for _file in "$1"/*/home/.codex/auth.json "$1"/.[!.]*/home/.codex/auth.json; do
         [ -s "$_file" ] || [ -L "$_file" ] && return 0

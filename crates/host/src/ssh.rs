@@ -100,15 +100,8 @@ impl SshHost {
         crate::local::check_socket_length(&socket_root)?;
         let link = Link::new(Way { name: name.clone(), target, accepted: accepted_keys });
         let (files, watch) = (FarFiles::new(link.clone()), FarWatch::new(link.clone()));
-        Ok(Self {
-            name,
-            task_root,
-            socket_root,
-            link,
-            files,
-            watch,
-            known_binaries: KnownBinaries::default(),
-        })
+        let known_binaries = KnownBinaries::default();
+        Ok(Self { name, task_root, socket_root, link, files, watch, known_binaries })
     }
 
     /// Connects once to see which key the machine shows, and accepts it when its fingerprint is this one: it is written

@@ -17,8 +17,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(40);
 /// Limit of asking for codex, which asks two shells and then the program twice.
 const CODEX_LIMIT: Duration = Duration::from_secs(45);
 
-/// Free bytes below which a person hears of it: codex and its sandbox helper take 0.3 GB unpacked, twice while they are
-/// installed, and a workdir some more.
+/// Free bytes below which a person hears of it: codex and its sandbox helper take 0.3 GB unpacked, twice
+/// while they are installed, and a workdir some more.
 const LITTLE_ROOM: u64 = 1 << 30;
 
 /// A kind of processor for which codex and ttyd are released.
@@ -82,8 +82,8 @@ pub struct Disk {
     pub total_bytes: u64,
 }
 
-/// Surveys a host in two round trips: everything else in one, and its codex in another. `codex` is the operator's choice of
-/// one, if there is any.
+/// Surveys a host in two round trips: everything else in one, and its codex in another. `codex` is the
+/// operator's choice of one, if there is any.
 ///
 /// What a host lacks is a problem in the answer; an error is a host that cannot be asked.
 pub async fn survey(host: &dyn Host, codex: Option<&Path>) -> Result<Survey> {
@@ -131,7 +131,8 @@ pub async fn survey(host: &dyn Host, codex: Option<&Path>) -> Result<Survey> {
     if said.get("root_usable").is_none() {
         let root = root.display();
         problems.push(format!(
-            "{root} cannot be written to: no session can run there; give it to the user, or name another task root"
+            "{root} cannot be written to: no session can run there; give it to the user, or name another \
+             task root"
         ));
     }
     Ok(Survey {
@@ -188,8 +189,8 @@ impl<'a> Said<'a> {
         let arch = self.get("arch").unwrap_or("unknown");
         if !PROCESSORS.contains(&arch) {
             tell(format!(
-                "its processor is {arch}: codex is released for x86_64 and aarch64 only; install one that runs there, and \
-                 name it in the configuration"
+                "its processor is {arch}: codex is released for x86_64 and aarch64 only; install one that runs \
+                 there, and name it in the configuration"
             ));
         }
         if self.get("proc").is_none() {
@@ -199,14 +200,15 @@ impl<'a> Said<'a> {
             let (are, lacking) =
                 (if lacking.contains(' ') { "are" } else { "is" }, lacking.replace(' ', ", "));
             tell(format!(
-                "{lacking} {are} missing: sessions cannot run there; install the packages coreutils, findutils, grep, sed \
-                 and util-linux"
+                "{lacking} {are} missing: sessions cannot run there; install the packages coreutils, findutils, \
+                 grep, sed and util-linux"
             ));
         }
         if self.get("home_usable").is_none() {
             let home = self.get("home").unwrap_or("(none)");
             tell(format!(
-                "its user's home {home} is no directory that can be written to: codex and ttyd cannot be installed there"
+                "its user's home {home} is no directory that can be written to: codex and ttyd cannot be \
+                 installed there"
             ));
         }
     }
@@ -224,8 +226,8 @@ fn tool_problems(tools: &Tools, said: &Said<'_>, problems: &mut Vec<String>) {
     }
     if tools.bwrap.is_none() && tools.codex.is_none() {
         problems.push(
-            "bwrap is missing: a codex that is downloaded may not be able to sandbox commands; install the package \
-             bubblewrap"
+            "bwrap is missing: a codex that is downloaded may not be able to sandbox commands; install the \
+             package bubblewrap"
                 .to_owned(),
         );
     }
@@ -238,7 +240,8 @@ fn tool_problems(tools: &Tools, said: &Said<'_>, problems: &mut Vec<String>) {
         Some(_) if !tar.contains("GNU") => {
             let seen: String = tar.chars().take(60).collect();
             problems.push(format!(
-                "tar is not GNU tar ({seen}): over SSH snapshots may not be taken or restored there; install the package tar"
+                "tar is not GNU tar ({seen}): over SSH snapshots may not be taken or restored there; install \
+                 the package tar"
             ));
         }
         Some(_) => {}
@@ -255,7 +258,8 @@ fn version(said: &str) -> Option<String> {
     Some(word.trim_end_matches([',', ';', ')']).chars().take(64).collect())
 }
 
-/// Reads a line of `df -Pk`. Names at both its ends may have spaces in them; three numbers and a percentage are its middle.
+/// Reads a line of `df -Pk`. Names at both its ends may have spaces in them; three numbers and a percentage
+/// are its middle.
 fn room(line: &str, root: &Path) -> Option<Disk> {
     let words: Vec<&str> = line.split_whitespace().collect();
     words.windows(4).find_map(|window| {

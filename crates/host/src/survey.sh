@@ -16,8 +16,8 @@ ask() {
     if has timeout; then timeout 5 "$@" </dev/null 2>&1; else "$@" </dev/null 2>&1; fi
 }
 
-# What the user's profile has in PATH counts (S-244); its last line, because a profile may print what it likes. Then what a
-# program gets without one, and where ttyd is put (S-239).
+# What the user's profile has in PATH counts (S-244); its last line, because a profile may print what it
+# likes. Then what a program gets without one, and where ttyd is put (S-239).
 login=$(ask sh -lc 'printf "\n%s\n" "$PATH"')
 login=${login##*
 }
@@ -40,8 +40,8 @@ say shell "${shell:-${SHELL-}}"
 
 # Without these no agent is guarded, watched or found.
 lacking=
-for program in cat chmod cp date env find grep head id ln ls mkdir mv readlink rm rmdir sed setsid sleep stat tail timeout \
-    uname wc; do
+for program in cat chmod cp date env find grep head id ln ls mkdir mv readlink rm rmdir sed setsid sleep stat tail \
+    timeout uname wc; do
     has "$program" || lacking="$lacking $program"
 done
 say lacking "${lacking# }"

@@ -242,7 +242,12 @@ async fn a_login_that_an_agent_writes_as_its_last_deed_is_kept() {
     let room = Room::new();
     let dir = room.task("late").await;
     let agent = room
-        .agent(&dir, "trap 'mkdir -p home/.codex; echo new >home/.codex/auth.json; exit' TERM; : >ready; while :; do sleep 0.05; done")
+        .agent(
+            &dir,
+            "trap 'mkdir -p home/.codex; echo new >home/.codex/auth.json; exit' TERM
+            : >ready
+            while :; do sleep 0.05; done",
+        )
         .await;
     until("trap", async || dir.workdir().join("ready").exists()).await;
     let kept = room.reap(Reap { agent: Some(agent), ..choice("late") }).await;
@@ -256,7 +261,7 @@ async fn what_cannot_be_looked_into_may_hold_a_login() {
     let dir = room.task("shut").await;
     room.login(&dir, "workdir/home/.codex/auth.json").await;
     let home = dir.workdir().join("home");
-    std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o000)).unwrap();
     let refused = room.reap(choice("shut")).await;
     assert!(matches!(refused, Err(ReapError::HasLogin { .. })), "{refused:?}");
 }

@@ -1,4 +1,5 @@
-//! What a machine has: the script runs for real, under an environment of the test's, on a fake that has nothing else.
+//! What a machine has: the script runs for real, under an environment of the test's, on a fake that has
+//! nothing else.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +13,7 @@ use optio_host::{CodexBinary, ExitStatus, HostError, LocalHost, LocalHostConfig}
 use tokio::io::AsyncWriteExt;
 
 /// Every program that sessions need of a system.
-const BASICS: &str = "cat chmod cp cut date df du env find grep head id kill ln ls mkdir mv readlink rm rmdir sed \
+const BASICS: &str = "cat chmod cp date df du env find grep head id ln ls mkdir mv readlink rm rmdir sed \
                       setsid sleep stat tail timeout touch uname wc";
 
 /// A login shell that reads the user's profile and not the machine's, which may set `PATH` anew.
