@@ -26,6 +26,7 @@ mod link;
 mod listing;
 mod login;
 mod mark;
+mod patient;
 mod poured;
 mod process;
 mod ptys;

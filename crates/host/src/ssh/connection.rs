@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::host_key::{self, Known, Verdict};
+use super::patient::Patient;
 use super::slots::{Class, Slot, Slots};
 use super::target::{SshTarget, UnknownKey};
 use super::{dial, login, runtime};
@@ -26,9 +27,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Unanswered ones that are borne.
 const KEEPALIVE_MAX: usize = 2;
-/// When the system gives up what it cannot send, in milliseconds. Russh asks nothing while it waits to send, so without this
-/// a cut during an upload lasts as long as the system's own patience, a quarter of an hour.
-const SEND_LIMIT_MS: u32 = 15_000;
 /// What a server may send on a channel before it must wait; russh gives it back as soon as a packet is taken.
 const WINDOW: u32 = 2 << 20;
 /// In this order: AES in hardware is twice as fast here as what russh prefers.
@@ -145,7 +143,8 @@ async fn meet(way: &Way, target: &SshTarget, shown: &str, accepting: Option<&Acc
             ended: watch::Sender::new(None),
         };
         let ended = gate.ended.subscribe();
-        let made = client::connect_stream(Arc::new(config(&known, &without)), stream, gate).await;
+        let config = Arc::new(config(&known, &without));
+        let made = client::connect_stream(config, Patient::new(stream), gate).await;
         let Findings { refusal, key } = case.take();
         match (made, refusal, key) {
             (Ok(handle), None, Some(key)) => return Ok(Met { handle, key, ended, through }),
@@ -204,9 +203,7 @@ async fn tcp(target: &SshTarget, shown: &str) -> Result<TcpStream> {
     for address in addresses {
         why = match tokio::time::timeout(TCP_LIMIT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                let set = stream.set_nodelay(true).and_then(|()| {
-                    rustix::net::sockopt::set_tcp_user_timeout(&stream, SEND_LIMIT_MS).map_err(Into::into)
-                });
+                let set = stream.set_nodelay(true);
                 set.map_err(|error| HostError::io(format!("set up the connection to {address}"), error))?;
                 return Ok(stream);
             }
