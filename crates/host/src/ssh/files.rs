@@ -16,7 +16,7 @@ use crate::{ByteStream, FileInfo, FilePart, HostError, RelPath, Result, TaskDir}
 /// Limit of one file operation; more than a dead connection needs to be noticed (15 s).
 pub(super) const FILE_LIMIT: Duration = Duration::from_secs(30);
 /// Limit of work on a whole tree; a workdir with a million files takes about half a minute.
-const TREE_LIMIT: Duration = Duration::from_secs(600);
+pub(super) const TREE_LIMIT: Duration = Duration::from_secs(600);
 /// Bytes of a listing: a million paths of a hundred bytes.
 const LIST_BYTES: usize = 128 << 20;
 
@@ -232,7 +232,7 @@ fn above(path: &Path) -> Result<&Path> {
 }
 
 /// The words that enter a directory of a task.
-fn enter(words: Words, dir: &TaskDir, rel: &str) -> Result<Words> {
+pub(super) fn enter(words: Words, dir: &TaskDir, rel: &str) -> Result<Words> {
     let segments = rel.split('/').filter(|segment| !segment.is_empty());
     segments.map(str::as_bytes).try_fold(words.split(dir.path())?, Words::word)
 }

@@ -60,7 +60,7 @@ pub(super) async fn fresh() -> (Arc<dyn Host>, tempfile::TempDir) {
 }
 
 mod suite {
-    crate::host_suite!(crate::ssh::on_this_machine::fresh: files watching);
+    crate::host_suite!(crate::ssh::on_this_machine::fresh: files watching archives);
 }
 
 #[async_trait]
