@@ -264,7 +264,16 @@ fn is_harmless(line: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+
+    use super::super::on_this_machine::Here;
     use super::*;
+    use crate::{Command, TaskId};
 
     #[test]
     fn only_words_about_a_changing_tree_are_harmless() {
@@ -272,5 +281,79 @@ mod tests {
         assert!(is_harmless("tar: a: File shrank by 3 bytes; padding with zeros"));
         assert!(!is_harmless("tar: a: Cannot open: Permission denied"));
         assert!(!is_harmless("tar: a: Read error at byte 0, while reading 512 bytes: Input/output error"));
+    }
+
+    /// A connection takes what a program says as it comes, and keeps it until somebody reads it.
+    struct Connection {
+        here: Arc<Here>,
+        unread: Arc<AtomicUsize>,
+        most: Arc<AtomicUsize>,
+    }
+
+    #[async_trait]
+    impl Shells for Connection {
+        fn name(&self) -> &str {
+            "connection"
+        }
+        async fn spawn(&self, lane: Lane, command: Command) -> Result<Spawned> {
+            let mut spawned = self.here.spawn(lane, command).await?;
+            let (keep, kept) = mpsc::unbounded_channel();
+            let mut from = std::mem::replace(&mut spawned.stdout, Box::new(tokio::io::empty()));
+            let (unread, most) = (self.unread.clone(), self.most.clone());
+            tokio::spawn(async move {
+                let mut chunk = vec![0; 32 * 1024];
+                while let Ok(got @ 1..) = from.read(&mut chunk).await {
+                    most.fetch_max(unread.fetch_add(got, Ordering::SeqCst) + got, Ordering::SeqCst);
+                    if keep.send(Bytes::copy_from_slice(&chunk[..got])).is_err() {
+                        return;
+                    }
+                }
+            });
+            let unread = self.unread.clone();
+            let kept = stream::unfold(kept, move |mut kept| {
+                let unread = unread.clone();
+                async move {
+                    let chunk: Bytes = kept.recv().await?;
+                    unread.fetch_sub(chunk.len(), Ordering::SeqCst);
+                    Some((Ok::<_, std::io::Error>(chunk), kept))
+                }
+            });
+            spawned.stdout = Box::new(tokio_util::io::StreamReader::new(kept.boxed()));
+            Ok(spawned)
+        }
+    }
+
+    #[tokio::test]
+    async fn who_reads_slowly_stops_the_far_tar_and_not_our_memory() {
+        const LEN: u64 = 200 << 20;
+        let temp = tempfile::tempdir().unwrap();
+        let (unread, most) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+        let here = Here::new(temp.path());
+        let shells = Arc::new(Connection { here, unread: unread.clone(), most: most.clone() });
+        let dir = TaskDir::new(&temp.path().join("tasks"), &TaskId::new("task").unwrap());
+        std::fs::create_dir_all(dir.workdir()).unwrap();
+        std::fs::File::create(dir.workdir().join("large")).unwrap().set_len(LEN).unwrap();
+        let words = enter(Words::new("do_pack").word(temporary()).unwrap(), &dir, "workdir").unwrap();
+        let excludes = Excludes::default();
+        let workdir = dir.workdir().display().to_string();
+        let mut tar = Packing { shells, words, excludes, workdir }.stream();
+        let mut len = tar.next().await.unwrap().unwrap().len() as u64;
+        // Until nothing more comes by itself.
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let now = unread.load(Ordering::SeqCst);
+            if now == before && now > 0 {
+                break;
+            }
+            before = now;
+        }
+        assert!(before > (AHEAD / 2) * ASKED, "little is asked for in advance: {before}");
+        while let Some(chunk) = tar.next().await {
+            len += chunk.unwrap().len() as u64;
+        }
+        assert!(len > LEN);
+        let most = most.load(Ordering::SeqCst);
+        assert!(most <= AHEAD * ASKED, "{most} bytes waited in memory");
     }
 }

@@ -243,8 +243,8 @@ fn in_parent(words: Words, dir: &TaskDir, path: &RelPath) -> Result<Words> {
     enter(words.word(name)?, dir, above)
 }
 
-fn number(text: &String) -> Option<u64> {
-    text.parse().ok()
+fn number(text: impl AsRef<str>) -> Option<u64> {
+    text.as_ref().parse().ok()
 }
 
 /// Turns an answer that is no success into what a caller can act on.
@@ -267,6 +267,8 @@ pub(super) fn said(what: &str, words: &str) -> HostError {
     let words = words.trim();
     let kind = [
         ("No space left on device", ErrorKind::StorageFull),
+        // GNU tar's word for it.
+        ("Wrote only", ErrorKind::StorageFull),
         ("Disk quota exceeded", ErrorKind::QuotaExceeded),
         ("Permission denied", ErrorKind::PermissionDenied),
         ("Read-only file system", ErrorKind::ReadOnlyFilesystem),
@@ -274,8 +276,12 @@ pub(super) fn said(what: &str, words: &str) -> HostError {
         ("Is a directory", ErrorKind::IsADirectory),
     ];
     let kind = kind.iter().find(|(text, _)| words.contains(text)).map_or(ErrorKind::Other, |(_, kind)| *kind);
-    let words = if words.is_empty() { "it failed without a word" } else { words };
-    HostError::io(what, std::io::Error::new(kind, words.to_owned()))
+    let words = match kind {
+        _ if words.is_empty() => "it failed without a word".to_owned(),
+        ErrorKind::StorageFull if words.contains("Wrote only") => format!("No space left on device: {words}"),
+        _ => words.to_owned(),
+    };
+    HostError::io(what, std::io::Error::new(kind, words))
 }
 
 fn nonsense(what: &str, answer: &Answer) -> HostError {

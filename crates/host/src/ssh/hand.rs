@@ -94,8 +94,8 @@ impl Words {
 
     /// As lines of standard input: each is marked, because a word may hold a newline.
     pub(super) fn lines(&self, key: &str, nonce: &str) -> Vec<u8> {
-        let mut lines = Vec::with_capacity(self.0.len() + key.len() + nonce.len() + 8);
-        lines.push(b'+');
+        let mut lines = Vec::with_capacity(self.0.len() + 2 * key.len() + nonce.len() + 8);
+        lines.extend_from_slice(format!("!{key}\n+").as_bytes());
         for byte in &self.0 {
             lines.push(*byte);
             if *byte == b'\n' {
@@ -234,14 +234,16 @@ async fn serve(spawned: Spawned, asked: mpsc::Receiver<Sent>, running: Arc<Runni
     let (due, expected) = mpsc::channel(IN_FLIGHT);
     let mut complaint = Vec::new();
     let why = tokio::select! {
-        why = send(stdin, &running.key, asked, due) => why,
-        why = receive(stdout, expected) => why,
+        why = send(stdin, asked, due, &running) => why,
+        why = receive(stdout, expected, &running) => why,
         _ = listen(stderr, &mut complaint) => unreachable_end(),
         () = running.give_up.notified() => "it was given up".into(),
     };
+    running.end(why.clone());
     let said = String::from_utf8_lossy(&complaint);
-    let why = if said.is_empty() { why } else { format!("{why}: {}", said.trim()) };
-    running.end(why);
+    if !said.is_empty() {
+        tracing::warn!(why, said = said.trim(), "a shell that answers questions about files has ended");
+    }
     // Its group goes with it.
     drop(process);
 }
@@ -252,11 +254,11 @@ fn unreachable_end() -> String {
 
 async fn send(
     mut stdin: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
-    key: &str,
     mut asked: mpsc::Receiver<Sent>,
     due: mpsc::Sender<(String, usize, oneshot::Sender<Answer>)>,
+    running: &Running,
 ) -> String {
-    if let Err(error) = stdin.write_all(format!("{key}\n").as_bytes()).await {
+    if let Err(error) = stdin.write_all(format!("{}\n", running.key).as_bytes()).await {
         return format!("its shell takes no questions: {error}");
     }
     while let Some(Sent { nonce, question, payload, body, answer }) = asked.recv().await {
@@ -279,13 +281,18 @@ async fn send(
 async fn receive(
     stdout: Box<dyn AsyncRead + Send + Unpin>,
     mut expected: mpsc::Receiver<(String, usize, oneshot::Sender<Answer>)>,
+    running: &Running,
 ) -> String {
     let mut answers = Answers::new(stdout);
     while let Some((nonce, body, answer)) = expected.recv().await {
         match answers.next(&nonce, body).await {
             // The caller may have gone; the answer had to be read all the same.
             Ok(came) => drop(answer.send(came)),
-            Err(why) => return why,
+            Err(why) => {
+                // Before the caller hears of it, who may ask again at once.
+                running.end(why.clone());
+                return why;
+            }
         }
     }
     "nobody asks it any more".into()
