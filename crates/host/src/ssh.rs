@@ -36,6 +36,7 @@ mod runtime;
 mod shells;
 mod slots;
 mod target;
+mod wanted;
 mod watching;
 
 #[cfg(test)]

@@ -17,4 +17,4 @@ async fn fresh() -> (Arc<dyn Host>, Sshd) {
     (Arc::new(server.host()), server)
 }
 
-optio_host::host_suite!(crate::fresh: files programs watching guarding);
+optio_host::host_suite!(crate::fresh: files programs watching archives guarding);
