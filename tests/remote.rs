@@ -51,13 +51,7 @@ async fn whatever_bars_the_way_has_its_own_code_on_the_probe_and_on_the_session(
 
     // The host, its code, whether trying again may help, and what a person must be told.
     let cases: [(&str, Map<String, Value>, &str, bool, String); 8] = [
-        (
-            "unknown",
-            unknown(entry.clone()),
-            "host_key_unknown",
-            false,
-            far.fingerprint(),
-        ),
+        ("unknown", unknown(entry.clone()), "host_key_unknown", false, far.fingerprint()),
         (
             "changed",
             with(entry.clone(), "known_hosts", json!([changed])),

@@ -114,7 +114,7 @@ pub enum SessionError {
     Hosts(#[from] HostsError),
     /// A machine did not do what was asked of it.
     #[error(transparent)]
-    Machine(#[from] HostError),
+    Machine(Box<HostError>),
     /// A login by a code did not come about.
     #[error("login {id}: {why}")]
     Login {
@@ -141,6 +141,12 @@ pub enum SessionError {
         /// Who.
         what: &'static str,
     },
+}
+
+impl From<HostError> for SessionError {
+    fn from(problem: HostError) -> Self {
+        Self::Machine(Box::new(problem))
+    }
 }
 
 impl SessionError {
