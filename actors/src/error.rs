@@ -115,7 +115,7 @@ pub enum SessionError {
     Hosts(#[from] HostsError),
     /// A machine did not do what was asked of it.
     #[error(transparent)]
-    Machine(#[from] HostError),
+    Machine(Box<HostError>),
     /// The session's host is out of reach; nothing was done.
     #[error("session {id}: host {host} is down since {since}: {why}")]
     HostDown {
@@ -156,6 +156,12 @@ pub enum SessionError {
         /// Who.
         what: &'static str,
     },
+}
+
+impl From<HostError> for SessionError {
+    fn from(problem: HostError) -> Self {
+        Self::Machine(Box::new(problem))
+    }
 }
 
 impl SessionError {

@@ -96,7 +96,7 @@ pub(crate) struct Problem {
     kind: &'static Kind,
     detail: String,
     errors: Vec<FieldError>,
-    host_key: Option<HostKey>,
+    host_key: Option<Box<HostKey>>,
 }
 
 /// The key that a host shows, for somebody to compare and accept.
@@ -163,7 +163,7 @@ impl Problem {
             retry_after_s: self.kind.retry_after,
             request_id,
             errors: &self.errors,
-            host_key: self.host_key.as_ref(),
+            host_key: self.host_key.as_deref(),
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         *response.response_mut().status_mut() = self.kind.status;
@@ -223,7 +223,8 @@ impl Problem {
             (None, _) => HOST_FAILED,
         };
         let shown = |algorithm: &String, fingerprint: &String, known_in| {
-            Some(HostKey { algorithm: algorithm.clone(), fingerprint: fingerprint.clone(), known_in })
+            let (algorithm, fingerprint) = (algorithm.clone(), fingerprint.clone());
+            Some(Box::new(HostKey { algorithm, fingerprint, known_in }))
         };
         let host_key = match problem {
             HostError::HostKeyUnknown { algorithm, fingerprint, .. } => shown(algorithm, fingerprint, None),
@@ -319,7 +320,7 @@ mod tests {
         ];
         for error in problems {
             let code = error.reach_code().unwrap_or_default();
-            let problem = Problem::from(SessionError::Machine(error));
+            let problem = Problem::from(SessionError::from(error));
             assert_eq!(problem.kind.code, code);
             let is_key = code.starts_with("host_key");
             assert_eq!(problem.kind.status == StatusCode::CONFLICT, is_key, "{code}");
