@@ -350,9 +350,7 @@ impl Handler<SaveBack> for CredWatcher {
         let may_save = watched.may_save;
         let run = self.run.clone();
         let saving = async move {
-            run.step(ChildKind::CredWatcher, "save_back")
-                .await
-                .map_err(Trouble::failed)?;
+            run.step(ChildKind::CredWatcher, "save_back").await.map_err(Trouble::failed)?;
             let saving = Saving::new(run, watched, "final");
             if may_save { saving.run_to_the_end().await } else { saving.spool_only().await }
         };

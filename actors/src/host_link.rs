@@ -198,7 +198,9 @@ impl Handler<Wipe> for HostLink {
         let run = self.run.clone();
         let wiping = async move {
             if never_there {
-                return Ok(Finish::Skipped("the host was never reached, so nothing of this run is there".to_owned()));
+                return Ok(Finish::Skipped(
+                    "the host was never reached, so nothing of this run is there".to_owned(),
+                ));
             }
             if let Some(why) = refusal {
                 let at = run.dir.workdir();

@@ -97,7 +97,18 @@ impl LeaseRenewer {
         };
         let left = state == LeaseState::Left;
         let seed = earlier.map(|lease| lease.seed);
-        Self { run, session, holder, seed, state, pulse, last_error: None, renewals: 0, renewing: false, left }
+        Self {
+            run,
+            session,
+            holder,
+            seed,
+            state,
+            pulse,
+            last_error: None,
+            renewals: 0,
+            renewing: false,
+            left,
+        }
     }
 
     fn renew(&mut self, ctx: &mut Context<Self>) {

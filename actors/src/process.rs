@@ -434,9 +434,7 @@ impl Handler<StopAgent> for Process {
                 return Ok(Finish::Skipped("the host was never reached, so no agent was started".to_owned()));
             }
             let how = match piped {
-                Some(piped) => {
-                    piped.stop(style, FLUSH_LIMIT, KILL_LIMIT).await.map_err(StepError::new)?
-                }
+                Some(piped) => piped.stop(style, FLUSH_LIMIT, KILL_LIMIT).await.map_err(StepError::new)?,
                 None => stop_guarded_surely(&run, style).await?,
             };
             run.did(Deed::AgentGone);

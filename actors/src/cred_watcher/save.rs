@@ -90,11 +90,9 @@ pub(super) fn as_step(ended: &Result<Saved, Trouble>) -> StepResult {
         Err(Trouble::NotHolder) => {
             Ok(Finish::Withheld("the lease is lost, nothing may be written".to_owned()))
         }
-        Err(Trouble::Failed { why, spooled, host_was_away }) => Err(StepError {
-            why: why.clone(),
-            spooled: spooled.clone(),
-            host_was_away: *host_was_away,
-        }),
+        Err(Trouble::Failed { why, spooled, host_was_away }) => {
+            Err(StepError { why: why.clone(), spooled: spooled.clone(), host_was_away: *host_was_away })
+        }
     }
 }
 

@@ -103,8 +103,12 @@ pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Se
             let (confirmed, left) = (session.lease_confirmed, session.loss.lease_left);
             let (holder, earlier) = session.ledger.read(|record| {
                 let of_run = record.run.as_ref().expect("a session actor exists only for a run on record");
-                let earlier =
-                    of_run.seed.clone().map(|seed| EarlierLease { seed, lost: of_run.lease_lost, confirmed, left });
+                let earlier = of_run.seed.clone().map(|seed| EarlierLease {
+                    seed,
+                    lost: of_run.lease_lost,
+                    confirmed,
+                    left,
+                });
                 (of_run.holder.clone(), earlier)
             });
             let make = move |_| LeaseRenewer::new(run, beat, facts, holder, earlier);

@@ -11,11 +11,11 @@ use serde_json::json;
 use tokio::sync::watch;
 use tracing::{Instrument, info, warn};
 
+use super::Session;
 use super::children::Front;
 use super::end::Cause;
 use super::phase::Phase;
 use super::record::HostDown;
-use super::Session;
 use crate::cred_watcher::CheckLogin;
 use crate::error::SessionError;
 use crate::host_link::HostFact;
@@ -136,8 +136,7 @@ impl Session {
         let Some(HostDown { since, code, why }) = down else { return };
         let host = self.run.host.name();
         info!(parent: &self.span, host, %since, "host is back");
-        self.events
-            .tell("host.up", &json!({ "host": host, "since": since, "code": code, "reason": why }));
+        self.events.tell("host.up", &json!({ "host": host, "since": since, "code": code, "reason": why }));
         self.save(ctx);
         self.publish();
         let crew = self.crew(ctx);

@@ -231,7 +231,12 @@ impl Session {
                     let cause = of_agents_end(mode, status, None).map_or(otherwise, |(outcome, reason)| {
                         // One that was left has nothing to explain.
                         let said = if outcome == EndState::Failed { said.as_str() } else { "" };
-                        Cause { outcome, reason: format!("{reason}{said}"), code: None, style: StopStyle::Graceful }
+                        Cause {
+                            outcome,
+                            reason: format!("{reason}{said}"),
+                            code: None,
+                            style: StopStyle::Graceful,
+                        }
                     });
                     session.end(cause, ctx);
                 }
