@@ -433,6 +433,7 @@ async fn cut_during(step: Step, call: &str, times: u32, away: u64, restarts: boo
     };
     world.host.cut_at(call, times);
     for round in 0..times {
+        let ups = world.count(&id, "host.up");
         world.until("the cut", async || world.view(&id).await.host_down.is_some()).await;
         let view = world.view(&id).await;
         assert_eq!(view.state, State::Stopping, "{step} {call} {round}");
@@ -446,7 +447,8 @@ async fn cut_during(step: Step, call: &str, times: u32, away: u64, restarts: boo
             assert_eq!(world.view(&id).await.state, State::Stopping, "{step} {call}");
         }
         world.host.mend();
-        world.until("the way back", async || world.view(&id).await.host_down.is_none()).await;
+        // It may be gone again before anybody has looked.
+        world.until("the way back", async || world.count(&id, "host.up") > ups).await;
     }
     assert!(!world.host.cut_is_armed(), "{step} {call} did not strike");
     let view = world.wait_over(&id).await;
