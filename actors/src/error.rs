@@ -2,9 +2,11 @@
 
 use jiff::Timestamp;
 use optio_codex_protocol::config::ConfigError;
+use optio_host::HostError;
 use optio_store::{ApprovalId, LoginId, SeedId, SessionId, StoreError};
 
 use crate::conversation::ConversationError;
+use crate::hosts::HostsError;
 use crate::session::approvals::ApprovalState;
 use crate::session::phase::Refusal;
 
@@ -122,6 +124,12 @@ pub enum SessionError {
         /// What was tried last, in words.
         why: String,
     },
+    /// A machine is not there, or not as it was wanted.
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
+    /// A machine did not do what was asked of it.
+    #[error(transparent)]
+    Machine(#[from] HostError),
     /// A login by a code did not come about.
     #[error("login {id}: {why}")]
     Login {

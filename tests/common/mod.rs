@@ -1,7 +1,8 @@
 //! How the stories of this directory begin: a service, a model, a session.
 
-#![allow(dead_code)] // Each story uses its part.
+#![allow(dead_code, unused_imports, unused_macros)] // Each story uses its part.
 
+pub(crate) mod place;
 pub(crate) mod terminal;
 
 use std::path::{Path, PathBuf};

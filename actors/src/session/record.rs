@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use optio_codex_protocol::config::{Mode, SessionConfig};
-use optio_host::AgentIdentity;
+use optio_host::{AgentIdentity, SshTarget};
 use optio_store::{Holder, RecordRow, RunId, SeedId, SessionId, SnapshotId, SnapshotRow, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -31,6 +31,10 @@ pub struct SessionRecord {
     pub labels: BTreeMap<String, String>,
     /// Its host's name.
     pub host: String,
+    /// The host itself, where no configuration says what the name means: a session must find its machine again also when
+    /// the service has forgotten it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<SshTarget>,
     /// What was asked for, validated.
     #[serde(with = "config_as_json")]
     pub config: SessionConfig,

@@ -10,6 +10,8 @@
 
 mod launch;
 
+pub(crate) use launch::quote;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use bytes::Bytes;
 use crate::{Command, EnvPlan, ExitStatus, Host, HostError, Output, RelPath, Result, TaskDir, tmux};
 
 /// The script; written into each task directory at each start, so a host never runs one of another version.
-const SCRIPT: &str = include_str!("guard/guard.sh");
+const SCRIPT: &str = concat!(include_str!("shell_env/forget.sh"), include_str!("guard/guard.sh"));
 
 /// How long a verb of the script may take that has nothing to wait for. It takes milliseconds on an idle host.
 const VERB_LIMIT: Duration = Duration::from_secs(20);

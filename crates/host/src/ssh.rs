@@ -15,11 +15,30 @@
 //! directory itself, whatever happens to its name (DESIGN §11: relative to open directories).
 
 mod archives;
+mod connection;
+mod dial;
+mod exec;
 mod files;
+mod hand;
+mod host_key;
+mod kills;
 mod link;
+mod listing;
+mod login;
+mod mark;
+mod poured;
+mod process;
+mod ptys;
+mod pump;
+mod queue;
+mod runtime;
 mod shells;
+mod slots;
 mod target;
 mod watching;
+
+#[cfg(test)]
+mod on_this_machine;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,10 +50,12 @@ use tokio::sync::watch;
 
 pub use target::{DEFAULT_MAX_SESSIONS, DEFAULT_PORT, HostKeys, Login, SshTarget, UnknownKey};
 
+use self::connection::Way;
 use self::files::FarFiles;
 use self::link::Link;
 use self::watching::FarWatch;
 use crate::error::Result;
+use crate::find_codex::KnownBinaries;
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
     FilePart, GuardSpec, Host, Output, Pty, Reach, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
@@ -47,7 +68,7 @@ const TASK_ROOT: &str = "/tmp/optio-codex";
 /// A machine behind SSH.
 ///
 /// Connects when it is first needed. When a connection breaks, whatever went through it fails, [`Host::reach`] tells, and the
-/// next call or [`Host::connect`] tries again. Its own tasks live in a runtime of their own (see [`link`]), so it
+/// next call or [`Host::connect`] tries again. Its own tasks live on threads of their own, so it
 /// may be shared by threads that come and go.
 pub struct SshHost {
     name: String,
@@ -56,6 +77,7 @@ pub struct SshHost {
     link: Arc<Link>,
     files: FarFiles,
     watch: FarWatch,
+    known_binaries: KnownBinaries,
 }
 
 impl SshHost {
@@ -63,8 +85,23 @@ impl SshHost {
     /// root, a pinned key that is none). `accepted_keys` is the service's own file of host keys that were accepted, made
     /// when the first one is.
     pub fn new(name: impl Into<String>, target: SshTarget, accepted_keys: PathBuf) -> Result<Self> {
-        let (_, _, _) = (name.into(), target, accepted_keys);
-        unimplemented!()
+        target.check()?;
+        let name = name.into();
+        let task_root = match &target.task_root {
+            Some(root) => root.clone(),
+            None => match std::env::var_os("OPTIO_CODEX_REMOTE_TASK_ROOT").filter(|root| !root.is_empty()) {
+                Some(root) => PathBuf::from(root),
+                None => PathBuf::from(TASK_ROOT),
+            },
+        };
+        crate::local::check_absolute("task root", &task_root)?;
+        // By the user's name: the number is the machine's to know, and a path must not need a question.
+        let socket_root = PathBuf::from(format!("/tmp/optio-codex-{}", target.file_name_of_user()));
+        crate::local::check_socket_length(&socket_root)?;
+        let link = Link::new(Way { name: name.clone(), target, accepted: accepted_keys });
+        let (files, watch) = (FarFiles::new(link.clone()), FarWatch::new(link.clone()));
+        let known_binaries = KnownBinaries::default();
+        Ok(Self { name, task_root, socket_root, link, files, watch, known_binaries })
     }
 
     /// Connects once to see which key the machine shows, and accepts it when its fingerprint is this one: it is written
@@ -117,8 +154,7 @@ impl Host for SshHost {
     }
 
     async fn spawn(&self, command: Command) -> Result<Spawned> {
-        use shells::{Lane, Shells as _};
-        self.link.spawn(Lane::Control, command).await
+        self.link.spawn_agent(command).await
     }
 
     async fn open_pty(&self, command: Command, size: Size) -> Result<Pty> {
@@ -182,12 +218,12 @@ impl Host for SshHost {
     }
 
     async fn watch(&self, dir: &TaskDir, path: &RelPath) -> Result<Watch> {
+        self.files.make_parent_of(dir, path).await?;
         self.watch.watch(dir, path).await
     }
 
     async fn find_codex(&self, wanted: Option<&Path>) -> Result<CodexBinary> {
-        let _ = wanted;
-        unimplemented!()
+        self.known_binaries.find(self, wanted).await
     }
 
     async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {

@@ -1,6 +1,10 @@
 //! Waking up when a file may have changed.
 
+use std::path::{Path, PathBuf};
+
 use tokio::sync::mpsc;
+
+use crate::TaskDir;
 
 /// Wakes for each possible change of one path; several changes may be one wake-up. Dropping it ends the watching.
 pub struct Watch {
@@ -19,4 +23,16 @@ impl Watch {
     pub async fn changed(&mut self) -> Option<()> {
         self.wakes.recv().await
     }
+}
+
+/// The directories whose fate decides what `target` is, from the task directory down.
+pub(crate) fn chain(dir: &TaskDir, target: &Path) -> Vec<PathBuf> {
+    let mut chain: Vec<_> = target
+        .ancestors()
+        .skip(1)
+        .take_while(|above| above.starts_with(dir.path()))
+        .map(Path::to_path_buf)
+        .collect();
+    chain.reverse();
+    chain
 }

@@ -11,6 +11,7 @@ beforeEach(() => {
 afterEach(() => {
   vi.unstubAllGlobals();
   api.whenUnauthenticated(() => {});
+  api.whenViewer(() => {});
 });
 
 function answer(status: number, body: unknown, type = "application/json"): void {
@@ -106,4 +107,41 @@ it("two keys are never the same", () => {
   const keys = new Set(Array.from({ length: 100 }, () => api.freshKey()));
   expect(keys.size).toBe(100);
   for (const key of keys) expect(key).toMatch(/^[0-9a-f]{32}$/);
+});
+
+it("a host that is refused for its key tells the key", async () => {
+  const host_key = { algorithm: "ssh-ed25519", fingerprint: "SHA256:abc", known_in: "/etc/hosts:3" };
+  answer(409, { code: "host_key_changed", detail: "another key", host_key }, "application/problem+json");
+  const problem = await problemOf(api.probeHost("box"));
+  expect(problem).toMatchObject({ code: "host_key_changed", hostKey: host_key });
+  answer(409, { code: "host_key_unknown", detail: "no key here" }, "application/problem+json");
+  expect((await problemOf(api.probeHost("box"))).hostKey).toBeNull();
+});
+
+it("a host's name that looks like an address stays one part of the path", async () => {
+  answer(200, { data: [] });
+  await api.reapHost("ssh:dev@[::1]:22", [{ id: "t-1", agent: { pid: 7, start_time: 9 } }]);
+  const [url, init] = fetched.mock.calls[0]!;
+  expect(url).toBe("/v1/hosts/ssh%3Adev%40%5B%3A%3A1%5D%3A22/reap");
+  expect(init?.body).toBe('{"tasks":[{"id":"t-1","agent":{"pid":7,"start_time":9}}]}');
+});
+
+it("who only looks on is known by the service's word, and another 403 is not taken for it", async () => {
+  const listener = vi.fn();
+  api.whenViewer(listener);
+  answer(403, { code: "forbidden", detail: "the Origin header names another page" }, "application/problem+json");
+  await problemOf(api.probeHost("box"));
+  answer(200, { data: [], next_cursor: null });
+  await api.listHosts();
+  expect(listener).not.toHaveBeenCalled();
+  answer(403, { code: "forbidden", detail: 'the role "viewer" changes nothing' }, "application/problem+json");
+  await problemOf(api.probeHost("box"));
+  expect(listener).toHaveBeenCalledTimes(1);
+  fetched.mockResolvedValueOnce(
+    new Response('{"data":[],"next_cursor":null}', {
+      headers: { "content-type": "application/json", "optio-role": "viewer" },
+    }),
+  );
+  await api.listHosts();
+  expect(listener).toHaveBeenCalledTimes(2);
 });

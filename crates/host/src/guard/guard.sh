@@ -27,6 +27,8 @@
 #   stderr     output of the agent, appended; cut to its end when it grows
 #   looked     as old as the last look at its length
 
+# In front of this file stands shell_env/forget.sh.
+
 _og_verb=${1-}
 _og_dir=${2-}
 _og_self=$_og_dir/guard.sh
@@ -244,25 +246,6 @@ keep() {
 fail() {
     printf 'failed %s\n' "$*" >&3
     exit 127
-}
-
-# forget GLOB…: unsets what matches. Lines of `env` that only look like names come from values with newlines; to
-# unset a name that is not there, or is meant anyway, harms nobody.
-forget() {
-    _og_ifs=$IFS
-    IFS='
-'
-    set -f
-    for _og_line in $(env); do
-        _og_name=${_og_line%%=*}
-        case $_og_name in "$_og_line" | '' | [0-9]* | *[!A-Za-z0-9_]*) continue ;; esac
-        for _og_glob in "$@"; do
-            # Some shells have variables that cannot be unset, and die of trying.
-            case $_og_name in $_og_glob) (unset "$_og_name") 2>/dev/null && unset "$_og_name" ;; esac
-        done
-    done
-    set +f
-    IFS=$_og_ifs
 }
 
 agent() {

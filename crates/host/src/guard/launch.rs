@@ -6,8 +6,8 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::{GuardSpec, Stage, Terminal};
-use crate::tmux;
 use crate::{HostError, Result};
+use crate::{shell_env, tmux};
 
 /// The variable that carries [`GuardSpec::run_mark`].
 pub(super) const RUN_MARK: &str = "OPTIO_CODEX_RUN";
@@ -20,22 +20,8 @@ pub(super) fn file(spec: &GuardSpec, guard: &Path) -> Result<Bytes> {
     let mut out = Vec::new();
     let cwd = quote(spec.cwd.as_os_str().as_bytes())?;
     line(&mut out, &[b"cd -- ", &cwd, b" 2>/dev/null || fail cannot enter the directory ", &cwd]);
-    if !spec.env.remove.is_empty() {
-        let mut words = b"forget".to_vec();
-        for glob in &spec.env.remove {
-            words.push(b' ');
-            words.extend(quote(glob.as_bytes())?);
-        }
-        line(&mut out, &[&words]);
-    }
-    for (name, value) in &spec.env.add {
-        line(&mut out, &[b"export ", name.as_bytes(), b"=", &quote(value.as_bytes())?]);
-    }
+    out.extend(shell_env::commands(&spec.env)?);
     line(&mut out, &[b"export ", RUN_MARK.as_bytes(), b"=", &quote(spec.run_mark.as_bytes())?]);
-    if !spec.env.path_prefix.is_empty() {
-        let dirs: Vec<&[u8]> = spec.env.path_prefix.iter().map(|dir| dir.as_os_str().as_bytes()).collect();
-        line(&mut out, &[b"export PATH=", &quote(&dirs.join(&b':'))?, b"\"${PATH:+:$PATH}\""]);
-    }
     match &spec.stage {
         Stage::Headless => line(&mut out, &[&call("become", spec.argv.iter().map(String::as_bytes))?]),
         Stage::Terminal(terminal) => {
@@ -98,16 +84,12 @@ fn check(spec: &GuardSpec) -> Result<()> {
     if spec.term_after > spec.kill_after {
         return refuse("limit", &format!("{:?}", spec.term_after), "SIGTERM must not come after SIGKILL");
     }
-    // Not in `EnvPlan::check`: only this shell has variables of its own.
-    if let Some(name) = spec.env.add.keys().find(|name| name.starts_with("_og_")) {
-        return refuse("variable name", name, "names in _og_ are the guard's own");
-    }
-    spec.env.check()
+    Ok(())
 }
 
 /// Makes one shell word of any bytes: single quotes, in which nothing is special but the single quote. The one place
 /// where we quote for a shell. NUL cannot be in a word and is refused; the value is not shown, it may be a secret.
-pub(super) fn quote(bytes: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn quote(bytes: &[u8]) -> Result<Vec<u8>> {
     if bytes.contains(&0) {
         return Err(HostError::Refused {
             what: "value",

@@ -9,11 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::process::{Pid, kill_process, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin};
 
-use crate::command::OUTPUT_LIMIT;
 use crate::error::{HostError, Result};
+use crate::tail::Tail;
 use crate::{AgentIdentity, Command, ExitStatus, Output, Signal, Spawned, SpawnedProcess};
 
 /// How long output is still read after a program has ended while something it left behind holds its pipes. What the
@@ -24,8 +24,6 @@ const KILL_GRACE: Duration = Duration::from_secs(2);
 /// Tries to start a program that is being written, and the pause between them: a fork takes a millisecond to its exec.
 const BUSY_TRIES: u32 = 40;
 const BUSY_PAUSE: Duration = Duration::from_millis(25);
-/// Bytes taken from a pipe at once; a Linux pipe holds this many.
-const PIPE_CHUNK: usize = 64 * 1024;
 
 /// Runs a program to its end (see [`crate::Host::run`]).
 pub(super) async fn run(command: Command, home: &Path) -> Result<Output> {
@@ -256,39 +254,6 @@ async fn feed(pipe: Option<ChildStdin>, bytes: Option<Bytes>) {
     }
 }
 
-/// The last [`OUTPUT_LIMIT`] bytes of a stream.
-#[derive(Default)]
-struct Tail(Vec<u8>);
-
-impl Tail {
-    async fn fill(&mut self, pipe: Option<impl AsyncRead + Unpin>) {
-        let Some(mut pipe) = pipe else { return };
-        let mut chunk = vec![0; PIPE_CHUNK];
-        // A pipe that fails to be read has ended, as far as anybody can tell.
-        while let Ok(len @ 1..) = pipe.read(&mut chunk).await {
-            self.push(&chunk[..len]);
-        }
-    }
-
-    /// Lets the buffer grow to twice its limit before it moves the end to the front: each byte moves once.
-    fn push(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
-        if self.0.len() > 2 * OUTPUT_LIMIT {
-            self.trim();
-        }
-    }
-
-    fn trim(&mut self) {
-        let surplus = self.0.len().saturating_sub(OUTPUT_LIMIT);
-        self.0.drain(..surplus);
-    }
-
-    fn into_bytes(mut self) -> Bytes {
-        self.trim();
-        self.0.into()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,17 +263,5 @@ mod tests {
         let stat = b"7 (a) b (c 9) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 2";
         assert_eq!(start_time(stat), Some(4711));
         assert_eq!(start_time(b"7 (cut short) S 1 7"), None);
-    }
-
-    #[test]
-    fn a_tail_keeps_the_last_bytes_however_they_come() {
-        let mut tail = Tail::default();
-        for round in 0..50 {
-            tail.push(&vec![round; PIPE_CHUNK]);
-        }
-        tail.push(b"the end");
-        let bytes = tail.into_bytes();
-        assert_eq!(bytes.len(), OUTPUT_LIMIT);
-        assert!(bytes.ends_with(b"the end"));
     }
 }

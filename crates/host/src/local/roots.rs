@@ -39,7 +39,7 @@ pub(super) fn default_socket_root(var: impl Fn(&str) -> Option<OsString>, uid: u
 }
 
 /// Refuses a root that is relative or has no name of its own.
-pub(super) fn check_absolute(what: &'static str, root: &Path) -> Result<()> {
+pub(crate) fn check_absolute(what: &'static str, root: &Path) -> Result<()> {
     if root.is_absolute() && root.file_name().is_some() {
         return Ok(());
     }
@@ -47,7 +47,7 @@ pub(super) fn check_absolute(what: &'static str, root: &Path) -> Result<()> {
 }
 
 /// Refuses a socket root under which a socket's path would be too long for the system.
-pub(super) fn check_socket_length(root: &Path) -> Result<()> {
+pub(crate) fn check_socket_length(root: &Path) -> Result<()> {
     let longest = root.as_os_str().len() + "/".len() + HASH_DIGITS + "/".len() + SOCKET_NAME.len();
     if longest < SOCKET_PATH_LIMIT {
         return Ok(());

@@ -14,6 +14,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 use crate::error::{HostError, Result};
+use crate::watch::chain;
 use crate::{RelPath, TaskDir, Watch};
 
 /// Hands out watches; clones are one and the same.
@@ -88,18 +89,6 @@ impl Watcher {
         }
         Ok(Watch::new(wakes, entry))
     }
-}
-
-/// The directories whose fate decides what `target` is, from the task directory down.
-fn chain(dir: &TaskDir, target: &Path) -> Vec<PathBuf> {
-    let mut chain: Vec<_> = target
-        .ancestors()
-        .skip(1)
-        .take_while(|above| above.starts_with(dir.path()))
-        .map(Path::to_path_buf)
-        .collect();
-    chain.reverse();
-    chain
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::host_key::Pin;
+use super::slots;
+use crate::error::{HostError, Result};
+
 /// Where SSH servers listen.
 pub const DEFAULT_PORT: u16 = 22;
 
@@ -33,6 +37,45 @@ pub struct SshTarget {
     /// else `/tmp/optio-codex`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_root: Option<PathBuf>,
+}
+
+/// Machines that one may go through. More are a mistake, most likely a circle.
+const MOST_JUMPS: usize = 4;
+
+impl SshTarget {
+    /// Refuses what cannot be meant.
+    pub(super) fn check(&self) -> Result<()> {
+        let refuse = |what, value: &str, why| Err(HostError::Refused { what, value: value.to_owned(), why });
+        let plain =
+            |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_control() || c.is_whitespace());
+        if !plain(&self.address) {
+            return refuse("address", &self.address, "it must be a name or an IP address");
+        }
+        if self.port == 0 {
+            return refuse("port", "0", "there is no such port");
+        }
+        if !plain(&self.user) {
+            return refuse("user", &self.user, "it must be a name without spaces");
+        }
+        if self.max_sessions < slots::FEWEST {
+            let why = "a host needs 4 sessions at least, by its server's MaxSessions";
+            return refuse("max_sessions", &self.max_sessions.to_string(), why);
+        }
+        for pin in &self.host_keys.pinned {
+            Pin::parse(pin)?;
+        }
+        let jumps = std::iter::successors(self.jump.as_deref(), |target| target.jump.as_deref());
+        if jumps.count() > MOST_JUMPS {
+            return refuse("jump", &self.address, "there are too many hosts to go through");
+        }
+        self.jump.as_ref().map_or(Ok(()), |jump| jump.check())
+    }
+
+    /// The user as a part of a file's name.
+    pub(super) fn file_name_of_user(&self) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' };
+        self.user.chars().map(plain).collect()
+    }
 }
 
 /// How we prove who we are.

@@ -1,0 +1,174 @@
+//! What is done on the far side, done on this machine: the contract without a connection.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::files::FarFiles;
+use super::shells::{Lane, Shells};
+use super::watching::FarWatch;
+use crate::{
+    AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
+    FilePart, GuardSpec, Host, LocalHost, LocalHostConfig, Output, Pty, Reach, RelPath, Result, Signal, Size,
+    Spawned, TaskDir, TaskId, Watch,
+};
+
+/// Starts the programs of the far side here.
+pub(super) struct Here(LocalHost);
+
+impl Here {
+    pub(super) fn new(temp: &Path) -> Arc<Self> {
+        let config =
+            LocalHostConfig { task_root: Some(temp.join("tasks")), socket_root: Some(temp.join("sockets")) };
+        Arc::new(Self(LocalHost::new(config).unwrap()))
+    }
+}
+
+#[async_trait]
+impl Shells for Here {
+    fn name(&self) -> &str {
+        "here"
+    }
+    async fn spawn(&self, _: Lane, command: Command) -> Result<Spawned> {
+        self.0.spawn(command).await
+    }
+}
+
+/// This machine, with files, watches and archives as those of the far side are done.
+pub(super) struct FarHere {
+    here: Arc<Here>,
+    files: FarFiles,
+    watch: FarWatch,
+}
+
+impl FarHere {
+    pub(super) fn new(temp: &Path) -> Self {
+        let here = Here::new(temp);
+        Self { files: FarFiles::new(here.clone()), watch: FarWatch::new(here.clone()), here }
+    }
+}
+
+pub(super) async fn fresh() -> (Arc<dyn Host>, tempfile::TempDir) {
+    let temp = tempfile::tempdir().unwrap();
+    (Arc::new(FarHere::new(temp.path())), temp)
+}
+
+mod suite {
+    crate::host_suite!(crate::ssh::on_this_machine::fresh: files watching);
+}
+
+#[async_trait]
+impl Host for FarHere {
+    fn name(&self) -> &str {
+        "here"
+    }
+    fn reach(&self) -> watch::Receiver<Reach> {
+        self.here.0.reach()
+    }
+    async fn connect(&self) -> Result<()> {
+        Ok(())
+    }
+    async fn home(&self) -> Result<PathBuf> {
+        self.here.0.home().await
+    }
+    fn task_dir(&self, id: &TaskId) -> TaskDir {
+        self.here.0.task_dir(id)
+    }
+    fn socket_path(&self, dir: &TaskDir) -> PathBuf {
+        self.here.0.socket_path(dir)
+    }
+    async fn create(&self, dir: &TaskDir) -> Result<()> {
+        self.files.create(dir, &self.socket_path(dir)).await
+    }
+    async fn exists(&self, dir: &TaskDir) -> Result<bool> {
+        self.files.exists(dir).await
+    }
+    async fn cleanup(&self, dir: &TaskDir) -> Result<()> {
+        self.files.cleanup(dir, &self.socket_path(dir)).await
+    }
+    async fn run(&self, command: Command) -> Result<Output> {
+        self.here.0.run(command).await
+    }
+    async fn spawn(&self, command: Command) -> Result<Spawned> {
+        self.here.0.spawn(command).await
+    }
+    async fn open_pty(&self, command: Command, size: Size) -> Result<Pty> {
+        self.here.0.open_pty(command, size).await
+    }
+    async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes> {
+        self.files.read(dir, path, limit).await
+    }
+    async fn read_from(&self, dir: &TaskDir, path: &RelPath, offset: u64, limit: usize) -> Result<FilePart> {
+        self.files.read_from(dir, path, offset, limit).await
+    }
+    async fn write(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes, mode: u32) -> Result<()> {
+        self.files.write(dir, path, bytes, mode).await
+    }
+    async fn append(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes) -> Result<()> {
+        self.files.append(dir, path, bytes).await
+    }
+    async fn rename(&self, dir: &TaskDir, from: &RelPath, to: &RelPath) -> Result<()> {
+        self.files.rename(dir, from, to).await
+    }
+    async fn remove(&self, dir: &TaskDir, path: &RelPath) -> Result<()> {
+        self.files.remove(dir, path).await
+    }
+    async fn make_dir(&self, dir: &TaskDir, path: &RelPath) -> Result<()> {
+        self.files.make_dir(dir, path).await
+    }
+    async fn link(&self, dir: &TaskDir, path: &RelPath, target: &Path) -> Result<()> {
+        self.files.link(dir, path, target).await
+    }
+    async fn info(&self, dir: &TaskDir, path: &RelPath) -> Result<Option<FileInfo>> {
+        self.files.info(dir, path).await
+    }
+    async fn list(&self, dir: &TaskDir, path: &RelPath, limit: usize) -> Result<Vec<RelPath>> {
+        self.files.list(dir, path, limit).await
+    }
+    async fn write_stream(&self, path: &Path, stream: ByteStream, mode: u32) -> Result<u64> {
+        self.files.write_stream(path, stream, mode).await
+    }
+    async fn archive(&self, dir: &TaskDir, excludes: Excludes, codec: Codec) -> Result<ByteStream> {
+        super::archives::pack(self.here.clone(), dir, excludes, codec).await
+    }
+    async fn restore(&self, dir: &TaskDir, stream: ByteStream, codec: Codec) -> Result<()> {
+        super::archives::restore(self.here.clone(), dir, stream, codec).await
+    }
+    async fn dial(&self, target: &Dial) -> Result<Box<dyn Duplex>> {
+        self.here.0.dial(target).await
+    }
+    async fn watch(&self, dir: &TaskDir, path: &RelPath) -> Result<Watch> {
+        self.files.make_parent_of(dir, path).await?;
+        self.watch.watch(dir, path).await
+    }
+    async fn find_codex(&self, wanted: Option<&Path>) -> Result<CodexBinary> {
+        self.here.0.find_codex(wanted).await
+    }
+    async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
+        crate::guard::start(self, dir, spec).await
+    }
+    async fn guard_state(&self, dir: &TaskDir) -> Result<AgentState> {
+        crate::guard::state(self, dir).await
+    }
+    async fn guard_heartbeat(&self, dir: &TaskDir) -> Result<()> {
+        crate::guard::heartbeat(self, dir).await
+    }
+    async fn guard_signal(&self, dir: &TaskDir, signal: Signal) -> Result<bool> {
+        crate::guard::signal(self, dir, signal).await
+    }
+    async fn guard_gone(&self, dir: &TaskDir, limit: Duration) -> Result<bool> {
+        crate::guard::gone(self, dir, limit).await
+    }
+    async fn guard_kill_leftovers(&self, dir: &TaskDir) -> Result<usize> {
+        crate::guard::kill_leftovers(self, dir).await
+    }
+    async fn guard_stderr(&self, dir: &TaskDir) -> Result<Bytes> {
+        crate::guard::stderr_tail(self, dir).await
+    }
+}
