@@ -99,7 +99,7 @@ async fn look(run: RunContext, crew: Crew) -> Found {
     }
 }
 
-fn ended_meanwhile(phase: Phase, status: Option<ExitStatus>, by_guard: bool) -> Cause {
+pub(super) fn ended_meanwhile(phase: Phase, status: Option<ExitStatus>, by_guard: bool) -> Cause {
     let how = match (status, by_guard) {
         (Some(status), true) => {
             format!(" ({status}; its guard ended it, because no service renewed its lease)")
