@@ -467,7 +467,9 @@ async fn prepare_resume(
     run.newest_before = newest_before;
     run.former_seed = last.as_ref().and_then(|last| last.seed.clone().or(last.former_seed.clone()));
     if from_workdir {
-        run.resume_thread = last.filter(|last| last.had_turn).and_then(|last| last.thread_id);
+        // A run that did not come as far as a turn goes on where the one before it stood.
+        run.resume_thread =
+            last.and_then(|last| last.thread_id.filter(|_| last.had_turn).or(last.resume_thread));
     } else {
         run.resume_thread = snapshot.as_ref().and_then(|row| row.thread_id.clone());
         run.former_seed = snapshot.as_ref().and_then(|row| row.seed.clone()).or(run.former_seed);

@@ -10,7 +10,8 @@ use super::approvals::{self, Approval, ApprovalState, Decision};
 use super::children::Front;
 use super::end::Cause;
 use super::last_words::last_words;
-use super::{Phase, Session, crew};
+use super::recover::ended_meanwhile;
+use super::{Beginning, Phase, Session, crew};
 use crate::conversation::{Asked, ConversationFact, ReplyToAgent};
 use crate::cred_watcher::{CredFact, StopSaving};
 use crate::lease_renewer::LeaseFact;
@@ -91,9 +92,16 @@ impl Handler<AgentEnded> for Session {
         let said = last_words(&ended.stderr).map(|words| format!("; it last said: {words}"));
         let said = said.unwrap_or_default();
         let reason = format!("the agent exited unexpectedly with {}{by}{said}", ended.status);
+        // Whoever takes a run over looks for its agent too; either may be first to see that it has ended.
+        let cause = match self.beginning {
+            Beginning::Recover if self.beginning_under_way => {
+                ended_meanwhile(self.phase(), Some(ended.status), ended.by_guard)
+            }
+            Beginning::Recover | Beginning::Launch => Cause::failed(reason),
+        };
         // One that its guard ended did not end by itself, whatever its status says.
         let by_itself = (!ended.by_guard).then_some((ended.status, said));
-        self.end_after_last_lines(by_itself, Cause::failed(reason), ctx);
+        self.end_after_last_lines(by_itself, cause, ctx);
     }
 }
 

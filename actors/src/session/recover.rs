@@ -33,6 +33,8 @@ pub(super) enum Found {
     Ending,
     /// It cannot go on.
     Over(Cause),
+    /// It could not be taken over, unless it was its host that went away under it.
+    Broken(Cause),
     /// Somebody else has its lease, so its agent must go at once.
     LeaseLost(String),
     /// Its host is out of reach: nothing is known of it, and nothing decided.
@@ -47,7 +49,7 @@ const RECOVER_LIMIT: Duration = Duration::from_secs(180);
 pub(super) async fn recover(run: RunContext, crew: Crew) -> Found {
     let found = tokio::time::timeout(RECOVER_LIMIT, look(run, crew)).await;
     found.unwrap_or_else(|_| {
-        Found::Over(Cause::failed(format!("the run could not be taken over within {RECOVER_LIMIT:?}")))
+        Found::Broken(Cause::failed(format!("the run could not be taken over within {RECOVER_LIMIT:?}")))
     })
 }
 
@@ -93,11 +95,11 @@ async fn look(run: RunContext, crew: Crew) -> Found {
         }
         Ok(AgentState::Absent) => Found::Over(ended_meanwhile(phase, None, false)),
         Err(problem) if problem.reach_code().is_some() => Found::HostAway,
-        Err(problem) => Found::Over(Cause::failed(format!("the agent's state cannot be read: {problem}"))),
+        Err(problem) => Found::Broken(Cause::failed(format!("the agent's state cannot be read: {problem}"))),
     }
 }
 
-fn ended_meanwhile(phase: Phase, status: Option<ExitStatus>, by_guard: bool) -> Cause {
+pub(super) fn ended_meanwhile(phase: Phase, status: Option<ExitStatus>, by_guard: bool) -> Cause {
     let how = match (status, by_guard) {
         (Some(status), true) => {
             format!(" ({status}; its guard ended it, because no service renewed its lease)")
@@ -168,7 +170,7 @@ async fn adopt(run: &RunContext, crew: &Crew, identity: optio_host::AgentIdentit
     match met {
         Ok(()) => Found::Adopted,
         Err(problem) => {
-            Found::Over(Cause::failed(format!("the agent lives, but cannot be attached: {problem}")))
+            Found::Broken(Cause::failed(format!("the agent lives, but cannot be attached: {problem}")))
         }
     }
 }
@@ -184,15 +186,12 @@ impl Session {
         let looking = async move {
             let found = recovering.await;
             // What failed may have failed for a host that went away under it.
-            let lost = match found {
-                Found::HostAway => true,
-                Found::Over(_) => {
-                    let lost = way.wait_for(|way| way.losses != losses);
-                    matches!(tokio::time::timeout(DOUBT, lost).await, Ok(Ok(_)))
-                }
-                Found::Adopted | Found::Ending | Found::LeaseLost(_) => false,
-            };
-            if lost { Found::HostAway } else { found }
+            let Found::Broken(cause) = found else { return found };
+            let lost = way.wait_for(|way| way.losses != losses);
+            match tokio::time::timeout(DOUBT, lost).await {
+                Ok(Ok(_)) => Found::HostAway,
+                Ok(Err(_)) | Err(_) => Found::Over(cause),
+            }
         };
         let looking = looking.instrument(self.span.clone());
         ctx.spawn(looking.into_actor(self).map(|found, session, ctx| session.recovered(found, ctx)));
@@ -256,11 +255,11 @@ impl Session {
                 self.tell_answers(ctx);
             }
             Found::Ending | Found::HostAway => self.walk(ctx),
-            Found::Over(cause) if self.phase() == Phase::Stopping => {
+            Found::Over(cause) | Found::Broken(cause) if self.phase() == Phase::Stopping => {
                 info!(parent: &self.span, reason = cause.reason, "run is being stopped already");
                 self.walk(ctx);
             }
-            Found::Over(cause) => self.end_after_last_lines(None, cause, ctx),
+            Found::Over(cause) | Found::Broken(cause) => self.end_after_last_lines(None, cause, ctx),
             Found::LeaseLost(why) => {
                 self.lease_is_lost(&why, ctx);
                 self.walk(ctx);
