@@ -7,6 +7,7 @@ mod sshd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use optio_host::ssh::SshTarget;
 use optio_host::{
     Command, Dial, EnvPlan, ExitStatus, Host, HostError, Pty, Reach, Signal, Size, Spawned, SshHost,
 };
@@ -542,20 +543,35 @@ async fn a_connection_that_breaks_is_made_anew_and_down_begins_with_the_break() 
 #[tokio::test]
 async fn a_machine_that_freezes_is_found_out_and_nothing_hangs() {
     let Some(server) = Sshd::start() else { return };
-    let host = Arc::new(server.host());
+    freezes(&server, server.target()).await;
+}
+
+#[tokio::test]
+async fn a_machine_that_freezes_behind_a_jump_host_is_found_out_and_nothing_hangs() {
+    let (Some(jump), Some(server)) = (Sshd::start(), Sshd::start()) else { return };
+    freezes(&server, SshTarget { jump: Some(Box::new(jump.target())), ..server.target() }).await;
+}
+
+async fn freezes(server: &Sshd, target: SshTarget) {
+    let host = server.host_at(target);
     let mut spawned = host.spawn(sh("exec cat")).await.unwrap();
+    // So many that the system's buffers are full, and russh itself hangs in a write.
+    let mut others = Vec::new();
+    for _ in 0..5 {
+        others.push(host.spawn(sh("exec cat")).await.unwrap());
+    }
     let begun = Instant::now();
     server.signal_connections(rustix::process::Signal::STOP);
-    // Writes for longer than any buffer lasts.
-    let writing = async {
+    let inputs = others.iter_mut().map(|other| &mut other.stdin).chain([&mut spawned.stdin]);
+    let writing = futures_util::future::join_all(inputs.map(|input| async move {
         let chunk = vec![0; 1 << 20];
-        while spawned.stdin.write_all(&chunk).await.is_ok() {}
-    };
-    let limit = Duration::from_secs(25);
+        while input.write_all(&chunk).await.is_ok() {}
+    }));
+    let limit = Duration::from_secs(30);
     let asking = host.run(sh("exit 0"));
     let lost = spawned.process.wait();
     let all = async { tokio::join!(writing, asking, lost) };
-    let ((), asked, lost) = tokio::time::timeout(limit, all).await.expect("all of it ends");
+    let (_, asked, lost) = tokio::time::timeout(limit, all).await.expect("all of it ends");
     assert!(matches!(asked, Err(HostError::Unreachable { .. })), "{asked:?}");
     assert!(matches!(lost, Err(HostError::Unreachable { .. })), "{lost:?}");
     assert!(begun.elapsed() > Duration::from_secs(5), "it did not freeze");

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
@@ -16,6 +16,7 @@ use tokio::sync::{OnceCell, watch};
 use super::connection::{self, Connection, NoDial, Way};
 use super::kills::{self, Kill, Kills};
 use super::process::{START_LIMIT, Started, start};
+use super::road::{Road, again};
 use super::shells::{Lane, Shells};
 use super::slots::Class;
 use super::{dial, ptys, runtime};
@@ -51,26 +52,6 @@ pub(super) struct Link {
     /// Whether a socket was reached ever.
     dialled: AtomicBool,
     me: Weak<Link>,
-}
-
-/// One of the two connections.
-#[derive(Default)]
-struct Road {
-    /// The one that was made last; it may have ended since.
-    current: Mutex<Option<Arc<Connection>>>,
-    /// Held by whoever makes one. The attempt that failed last.
-    making: tokio::sync::Mutex<Option<(Instant, HostError)>>,
-}
-
-impl Road {
-    fn standing(&self) -> Option<Arc<Connection>> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        current.filter(|connection| connection.why_ended().is_none())
-    }
-
-    fn set(&self, connection: Option<Arc<Connection>>) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = connection;
-    }
 }
 
 #[async_trait]
@@ -327,7 +308,7 @@ impl Link {
         if let Some((when, error)) = &*failure
             && when.elapsed() < FAILURE_COUNTS
         {
-            return Err(self.again(error));
+            return Err(again(&self.way.name, error));
         }
         match connection::connect(self.way.clone()).await {
             Ok(connection) => {
@@ -338,7 +319,7 @@ impl Link {
                 Ok(connection)
             }
             Err(error) => {
-                let answer = self.again(&error);
+                let answer = again(&self.way.name, &error);
                 // Only control says whether the machine can be reached; while it stands, bulk may have been refused for itself.
                 if lane == Lane::Control || self.control.standing().is_none() {
                     self.is_down(&error);
@@ -396,40 +377,6 @@ impl Link {
             };
             *reach = Reach::Down { since, code, why };
         });
-    }
-
-    /// The same error once more, for everybody who asks in the same moment.
-    fn again(&self, error: &HostError) -> HostError {
-        match error {
-            HostError::Unreachable { host, why } => {
-                HostError::Unreachable { host: host.clone(), why: why.clone() }
-            }
-            HostError::NameUnknown { host, address, why } => {
-                HostError::NameUnknown { host: host.clone(), address: address.clone(), why: why.clone() }
-            }
-            HostError::HostKeyUnknown { host, algorithm, fingerprint, accept } => HostError::HostKeyUnknown {
-                host: host.clone(),
-                algorithm: algorithm.clone(),
-                fingerprint: fingerprint.clone(),
-                accept: accept.clone(),
-            },
-            HostError::HostKeyChanged { host, algorithm, fingerprint, known_in, accept } => {
-                HostError::HostKeyChanged {
-                    host: host.clone(),
-                    algorithm: algorithm.clone(),
-                    fingerprint: fingerprint.clone(),
-                    known_in: known_in.clone(),
-                    accept: accept.clone(),
-                }
-            }
-            HostError::LoginRefused { host, user, why } => {
-                HostError::LoginRefused { host: host.clone(), user: user.clone(), why: why.clone() }
-            }
-            HostError::LoginUnsupported { host, user, why } => {
-                HostError::LoginUnsupported { host: host.clone(), user: user.clone(), why: why.clone() }
-            }
-            other => self.unreachable(&other.to_string()),
-        }
     }
 }
 
