@@ -271,15 +271,16 @@ async fn values_and_input_are_in_no_argument_and_no_exported_environment_but_the
             while !told.load(std::sync::atomic::Ordering::Relaxed) {
                 rounds += 1;
                 for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-                    let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+                    // In this order: whoever becomes the program in between has its words by then.
                     let env = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+                    let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
                     let has =
                         |bytes: &[u8]| bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
                     if has(&line) {
                         found.push(String::from_utf8_lossy(&line).into_owned());
                     }
-                    // The program that it was given to has it, and nobody else.
-                    if has(&env) && !line.starts_with(b"sleep\0") {
+                    // The program that it was given to has it, and nobody else; one that has ended has no words.
+                    if has(&env) && !line.is_empty() && !line.starts_with(b"sleep\0") {
                         found.push(format!("environment of {}", String::from_utf8_lossy(&line)));
                     }
                 }
