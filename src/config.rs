@@ -1,6 +1,7 @@
 //! One [`Config`]: the file, then the environment, then the flags.
 
 mod hooks;
+mod hosts;
 mod options;
 mod provision;
 mod store;
@@ -12,13 +13,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use optio_actors::Defaults;
+use optio_actors::hosts::{Description, Own};
 use optio_actors::sessions::OnExit;
 use optio_actors::settings::ORPHAN_TTL;
 use optio_host::provision::Releases;
+use optio_host::ssh::Login;
 use optio_oauth::HttpOptions;
 use serde_json::{Map, Value};
 
 pub use hooks::{HookOption, HookOptions, HookSet};
+pub use hosts::HostOptions;
 pub use options::{
     DefaultOptions, LogFormat, OnExitOption, Options, RefreshEncoding, ReleaseUrl, StoreAddress,
 };
@@ -68,6 +72,10 @@ pub struct Config {
     pub defaults: Defaults,
     /// What an operator has a say in.
     pub hooks: HookSet,
+    /// The machines behind SSH, by name.
+    pub hosts: BTreeMap<String, Description>,
+    /// Who runs the service, for hosts that do not say who it is there.
+    pub own: Own,
     /// What becomes of live sessions when the service ends.
     pub on_exit: OnExit,
     /// How long an agent without a lease may live without a service.
@@ -116,6 +124,9 @@ impl Config {
             releases: Releases::default(),
             defaults: Defaults::default(),
             hooks: HookSet::default(),
+            hosts: BTreeMap::new(),
+            // A test uses no key of whoever runs it.
+            own: Own { user: None, home: None, login: Login::Agent(None) },
             on_exit: OnExit::Teardown,
             // A test that was killed leaves its agents; they shall not live for a day.
             orphan_ttl: Duration::from_secs(60),
@@ -154,6 +165,7 @@ impl Config {
             encoding: options.refresh_encoding.unwrap_or_default().into(),
             ..HttpOptions::with_override(other_server)
         };
+        let own = hosts::own(dirs.home.clone());
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Ok(Self {
             listen,
@@ -180,6 +192,8 @@ impl Config {
             )?,
             defaults: defaults(options.defaults.unwrap_or_default())?,
             hooks: HookSet::new(hooks::hooks(options.hooks.unwrap_or_default())?),
+            hosts: hosts::hosts(options.hosts.unwrap_or_default(), &own)?,
+            own,
             on_exit: options.on_exit.unwrap_or_default().into(),
             orphan_ttl,
             refresh_seeds: options.refresh_seeds.unwrap_or(true),
@@ -193,6 +207,7 @@ impl Config {
 
 /// Where a user's programs keep things, as the XDG base directory specification says.
 struct UserDirs {
+    home: Option<PathBuf>,
     data: Option<PathBuf>,
     config: Option<PathBuf>,
 }
@@ -205,7 +220,8 @@ impl UserDirs {
             let named = var(name).filter(|dir| dir.is_absolute());
             named.or_else(|| home.as_ref().map(|home| home.join(below_home))).map(|dir| dir.join(OURS))
         };
-        Self { data: dir("XDG_DATA_HOME", ".local/share"), config: dir("XDG_CONFIG_HOME", ".config") }
+        let (data, config) = (dir("XDG_DATA_HOME", ".local/share"), dir("XDG_CONFIG_HOME", ".config"));
+        Self { home, data, config }
     }
 
     fn config_file(&self) -> Option<PathBuf> {

@@ -24,6 +24,7 @@ use std::time::Duration;
 use actix_web::HttpServer;
 use anyhow::{Context, Result};
 use optio_actors::events::SERVICE_STREAM;
+use optio_actors::hosts::{self, Hosts, HostsPlan, LOCAL};
 use optio_actors::sessions::{OnExit, Places};
 use optio_actors::{Service, Settings};
 use optio_host::provision::HostTools;
@@ -162,7 +163,13 @@ async fn settings(config: &Config, store: Store) -> Result<Settings> {
         socket_root: config.socket_root.clone(),
     };
     let local: Arc<dyn Host> = Arc::new(LocalHost::new(places)?);
-    let hosts = BTreeMap::from([(local.name().to_owned(), local)]);
+    let plan = HostsPlan {
+        configured: config.hosts.clone(),
+        own: config.own.clone(),
+        data_dir: config.data_dir.clone(),
+        connector: hosts::over_ssh(),
+    };
+    let hosts = Hosts::open(BTreeMap::from([(LOCAL.to_owned(), local)]), plan)?;
     let service_stream = store.journal.open(SERVICE_STREAM).await?;
     // The directories of a service must be its own: two services of one user may share a task root.
     let name: String =

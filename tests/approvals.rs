@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::place::{Place, on_each_host};
 use common::{answers, conversation, service};
 use optio_testkit::{Client, LIMIT, MockModel, TestServer, client::Session};
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ async fn asking(server: &TestServer, model: &MockModel) -> (Client, Session, std
     let client = server.client();
     let session = client.create(conversation(model)).await;
     session.wait_idle().await;
-    let file = server.root().join("outside.txt");
+    let file = server.open_dir().join("outside.txt");
     let command = format!("echo hi > {}; echo ran", file.display());
     let call =
         json!({ "cmd": command, "sandbox_permissions": "require_escalated", "justification": "to show it" });
@@ -20,10 +21,10 @@ async fn asking(server: &TestServer, model: &MockModel) -> (Client, Session, std
     (client, session, file, approval)
 }
 
-#[actix::test]
-async fn a_command_that_needs_approval_waits_and_an_accepted_one_runs_once() {
+on_each_host!(a_command_that_needs_approval_waits_and_an_accepted_one_runs_once);
+async fn a_command_that_needs_approval_waits_and_an_accepted_one_runs_once(place: Place) {
     let model = MockModel::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let (client, session, file, approval) = asking(&server, &model).await;
     let waiting = session.get().await;
     assert_eq!(waiting["state"], "waiting");
@@ -71,10 +72,10 @@ async fn an_interrupt_withdraws_what_was_asked() {
     assert!(!file.exists());
 }
 
-#[actix::test]
-async fn a_stop_cancels_what_was_asked() {
+on_each_host!(a_stop_cancels_what_was_asked);
+async fn a_stop_cancels_what_was_asked(place: Place) {
     let model = MockModel::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let (_, session, file, _) = asking(&server, &model).await;
     let ended = session.end(common::END).await;
     common::assert_ordered(&ended);

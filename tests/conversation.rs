@@ -4,14 +4,15 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use common::place::{Place, on_each_host};
 use common::{END, answers, assert_ordered, conversation, import, seeded, service, step};
 use optio_testkit::{FakeOauth, LIMIT, MockModel, procs};
 
-#[actix::test]
-async fn a_seeded_turn_streams_to_every_viewer_whole_and_in_order() {
+on_each_host!(a_seeded_turn_streams_to_every_viewer_whole_and_in_order);
+async fn a_seeded_turn_streams_to_every_viewer_whole_and_in_order(place: Place) {
     let model = MockModel::start();
     let oauth = FakeOauth::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let client = server.client();
     let seed = import(&client, &model, &oauth.login("acct-1").auth_json()).await;
 
@@ -85,10 +86,10 @@ async fn another_model_applies_to_the_next_turn() {
     assert_eq!(model.turns().pop().expect("the model was asked").body["model"], "gpt-5.4");
 }
 
-#[actix::test]
-async fn a_message_during_a_turn_steers_it_and_a_queued_one_waits_for_its_end() {
+on_each_host!(a_message_during_a_turn_steers_it_and_a_queued_one_waits_for_its_end);
+async fn a_message_during_a_turn_steers_it_and_a_queued_one_waits_for_its_end(place: Place) {
     let model = MockModel::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let client = server.client();
     let session = client.create(conversation(&model)).await;
     session.wait_idle().await;
@@ -108,11 +109,11 @@ async fn a_message_during_a_turn_steers_it_and_a_queued_one_waits_for_its_end() 
     assert!(said.contains(&"steered answer".to_owned()), "{said:?}");
 }
 
-#[actix::test]
-async fn a_stop_leaves_nothing_behind_but_the_snapshot_and_a_free_seed() {
+on_each_host!(a_stop_leaves_nothing_behind_but_the_snapshot_and_a_free_seed);
+async fn a_stop_leaves_nothing_behind_but_the_snapshot_and_a_free_seed(place: Place) {
     let model = MockModel::start();
     let oauth = FakeOauth::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let client = server.client();
     let seed = import(&client, &model, &oauth.login("acct-1").auth_json()).await;
     let session = client.create(seeded(&seed)).await;
@@ -132,15 +133,15 @@ async fn a_stop_leaves_nothing_behind_but_the_snapshot_and_a_free_seed() {
     assert!(client.seed(&seed).await["lease"].is_null());
     let left = server.agents();
     assert!(left.is_empty(), "processes are left: {left:?}");
-    assert_eq!(procs::sockets_beneath(server.root()), Vec::<std::path::PathBuf>::new());
+    assert_eq!(server.sockets(), Vec::<std::path::PathBuf>::new());
     assert_eq!(procs::entries(&server.task_root()), Vec::<String>::new());
 }
 
-#[actix::test]
-async fn a_resumed_session_has_its_history_its_files_and_its_seed_again() {
+on_each_host!(a_resumed_session_has_its_history_its_files_and_its_seed_again);
+async fn a_resumed_session_has_its_history_its_files_and_its_seed_again(place: Place) {
     let model = MockModel::start();
     let oauth = FakeOauth::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let client = server.client();
     let seed = import(&client, &model, &oauth.login("acct-1").auth_json()).await;
     let session = client.create(seeded(&seed)).await;

@@ -4,15 +4,16 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{END, answers, assert_ordered, conversation, import, seeded, service, step};
+use common::place::{Place, on_each_host};
+use common::{END, answers, assert_ordered, conversation, import, seeded, step};
 use optio_testkit::{FakeOauth, LIMIT, MockModel, auth, procs, wait_until};
 use serde_json::json;
 
-#[actix::test]
-async fn a_turn_survives_the_service_and_its_answer_is_whole() {
+on_each_host!(a_turn_survives_the_service_and_its_answer_is_whole);
+async fn a_turn_survives_the_service_and_its_answer_is_whole(place: Place) {
     let model = MockModel::start();
     let oauth = FakeOauth::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let client = server.client();
     let seed = import(&client, &model, &oauth.login("acct-1").auth_json()).await;
     let session = client.create(seeded(&seed)).await;
@@ -39,10 +40,10 @@ async fn a_turn_survives_the_service_and_its_answer_is_whole() {
     assert_eq!(answers(&session).await.last().map(String::as_str), Some("and on"));
 }
 
-#[actix::test]
-async fn a_turn_that_ended_while_the_service_was_away_has_its_whole_answer() {
+on_each_host!(a_turn_that_ended_while_the_service_was_away_has_its_whole_answer);
+async fn a_turn_that_ended_while_the_service_was_away_has_its_whole_answer(place: Place) {
     let model = MockModel::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let client = server.client();
     let session = client.create(conversation(&model)).await;
     session.wait_idle().await;
@@ -65,14 +66,14 @@ async fn a_turn_that_ended_while_the_service_was_away_has_its_whole_answer() {
     .await;
 }
 
-#[actix::test]
-async fn a_pending_approval_is_asked_again_and_can_be_answered() {
+on_each_host!(a_pending_approval_is_asked_again_and_can_be_answered);
+async fn a_pending_approval_is_asked_again_and_can_be_answered(place: Place) {
     let model = MockModel::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let client = server.client();
     let session = client.create(conversation(&model)).await;
     session.wait_idle().await;
-    let file = server.root().join("outside.txt");
+    let file = server.open_dir().join("outside.txt");
     let call =
         json!({ "cmd": format!("echo hi > {}", file.display()), "sandbox_permissions": "require_escalated" });
     session.turn(&format!("@call exec_command {call}")).await;
@@ -103,11 +104,12 @@ const STANDSTILLS: [(&str, &str, &str); 9] = [
     ("disconnect", "host_link", "disconnect"),
 ];
 
-#[actix::test]
-async fn a_teardown_goes_on_where_the_killed_service_left_it_at_every_step() {
+on_each_host!(a_teardown_goes_on_where_the_killed_service_left_it_at_every_step);
+async fn a_teardown_goes_on_where_the_killed_service_left_it_at_every_step(place: Place) {
     let model = MockModel::start();
     let oauth = FakeOauth::start();
-    let setup = service().args(["--enable-faults"]).env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", oauth.url());
+    let setup =
+        place.service().args(["--enable-faults"]).env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", oauth.url());
     let server = setup.start().await;
     for (name, actor, place) in STANDSTILLS {
         let client = server.client();
@@ -147,11 +149,11 @@ async fn a_teardown_goes_on_where_the_killed_service_left_it_at_every_step() {
     assert_eq!(oauth.reuses(), Vec::<String>::new(), "no token was used twice");
 }
 
-#[actix::test]
-async fn an_agent_never_outlives_its_lease_when_no_service_comes_back() {
+on_each_host!(an_agent_never_outlives_its_lease_when_no_service_comes_back);
+async fn an_agent_never_outlives_its_lease_when_no_service_comes_back(place: Place) {
     let model = MockModel::start();
     let oauth = FakeOauth::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let client = server.client();
     let seed = import(&client, &model, &oauth.login("acct-1").auth_json()).await;
     let session = client.create(seeded(&seed)).await;
@@ -182,11 +184,11 @@ async fn an_agent_never_outlives_its_lease_when_no_service_comes_back() {
     assert!(client.seed(&seed).await["lease"].is_null());
 }
 
-#[actix::test]
-async fn a_killed_app_server_ends_the_run_with_its_status_through_the_whole_teardown() {
+on_each_host!(a_killed_app_server_ends_the_run_with_its_status_through_the_whole_teardown);
+async fn a_killed_app_server_ends_the_run_with_its_status_through_the_whole_teardown(place: Place) {
     let model = MockModel::start();
     let oauth = FakeOauth::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let client = server.client();
     let seed = import(&client, &model, &oauth.login("acct-1").auth_json()).await;
     let session = client.create(seeded(&seed)).await;
@@ -207,13 +209,13 @@ async fn a_killed_app_server_ends_the_run_with_its_status_through_the_whole_tear
     assert!(server.agents().is_empty());
 }
 
-#[actix::test]
-async fn a_login_that_rotates_is_in_the_store_before_anybody_else_may_use_it() {
+on_each_host!(a_login_that_rotates_is_in_the_store_before_anybody_else_may_use_it);
+async fn a_login_that_rotates_is_in_the_store_before_anybody_else_may_use_it(place: Place) {
     let model = MockModel::start();
     let oauth = FakeOauth::start();
     // Its access token is due: codex refreshes it when the session starts.
     let due = oauth.login("acct-1").access_expires_in(jiff::SignedDuration::from_secs(60));
-    let setup = service().env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", oauth.url());
+    let setup = place.service().env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", oauth.url());
     let server = setup.start().await;
     let client = server.client();
     let seed = import(&client, &model, &due.auth_json()).await;

@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{END, answers, assert_ordered, conversation, service};
+use common::place::{Place, on_each_host};
+use common::{END, answers, assert_ordered, conversation};
 use optio_testkit::client::Session;
 use optio_testkit::{LIMIT, MockModel, ModelAuth, wait_until};
 use reqwest::Method;
@@ -39,10 +40,10 @@ async fn named(session: &Session, name: &str) -> Vec<Value> {
     session.journal().await.into_iter().filter(|event| event["type"] == name).collect()
 }
 
-#[actix::test]
-async fn a_deliverable_is_acknowledged_and_can_be_had_before_and_after_done() {
+on_each_host!(a_deliverable_is_acknowledged_and_can_be_had_before_and_after_done);
+async fn a_deliverable_is_acknowledged_and_can_be_had_before_and_after_done(place: Place) {
     let model = MockModel::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let client = server.client();
     let session = client.create(reporting(&model)).await;
     begun(&session).await;
@@ -95,13 +96,13 @@ async fn a_deliverable_is_acknowledged_and_can_be_had_before_and_after_done() {
     assert_eq!(client.send(client.request(Method::GET, &path)).await.status.as_u16(), 404);
 }
 
-#[actix::test]
-async fn an_error_of_the_agent_fails_the_run_and_a_link_is_no_deliverable() {
+on_each_host!(an_error_of_the_agent_fails_the_run_and_a_link_is_no_deliverable);
+async fn an_error_of_the_agent_fails_the_run_and_a_link_is_no_deliverable(place: Place) {
     let model = MockModel::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let session = server.client().create(reporting(&model)).await;
     begun(&session).await;
-    let secret = server.root().join("secret.txt");
+    let secret = server.open_dir().join("secret.txt");
     std::fs::write(&secret, "secret").expect("the test's directory is there");
     let link = format!(
         "ln -s {} deliverables/link && echo 'DELIVERABLE: deliverables/link' >> optio.log",
@@ -119,10 +120,10 @@ async fn an_error_of_the_agent_fails_the_run_and_a_link_is_no_deliverable() {
     assert!(!answers(&session).await.is_empty());
 }
 
-#[actix::test]
-async fn a_line_of_ten_megabytes_hides_nothing_that_comes_after_it() {
+on_each_host!(a_line_of_ten_megabytes_hides_nothing_that_comes_after_it);
+async fn a_line_of_ten_megabytes_hides_nothing_that_comes_after_it(place: Place) {
     let model = MockModel::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let session = server.client().create(reporting(&model)).await;
     begun(&session).await;
     let flood = "head -c 10485760 /dev/zero | tr '\\0' x >> optio.log; printf '\\nSTATUS: 7%% after\\nDONE\\n' >> optio.log";
@@ -135,10 +136,10 @@ async fn a_line_of_ten_megabytes_hides_nothing_that_comes_after_it() {
     assert_eq!(notes.len(), 2);
 }
 
-#[actix::test]
-async fn a_killed_service_tells_every_line_once_and_finds_the_end() {
+on_each_host!(a_killed_service_tells_every_line_once_and_finds_the_end);
+async fn a_killed_service_tells_every_line_once_and_finds_the_end(place: Place) {
     let model = MockModel::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let session = server.client().create(reporting(&model)).await;
     begun(&session).await;
     let counting = "for n in $(seq 1 40); do echo \"note $n\" >> optio.log; sleep 0.1; done; \
@@ -163,10 +164,10 @@ async fn a_killed_service_tells_every_line_once_and_finds_the_end() {
     assert_eq!(named(&session, "deliverable").await[0]["accepted"], true);
 }
 
-#[actix::test]
-async fn a_terminal_is_typed_its_answer_and_ends_with_done() {
+on_each_host!(a_terminal_is_typed_its_answer_and_ends_with_done);
+async fn a_terminal_is_typed_its_answer_and_ends_with_done(place: Place) {
     let model = MockModel::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let config = model.overrides(ModelAuth::Nothing);
     let terminal = json!({ "mode": "terminal", "instructions": "", "codex_config": config });
     let session = server.client().create(terminal).await;

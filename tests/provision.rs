@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use common::{conversation, files_beneath, service};
 use optio_testkit::{
-    Act, MockModel, ModelAuth, ReleaseServer, TerminalClient, TestServer, client, codex_binary, wait_until,
+    Act, Far, MockModel, ModelAuth, ReleaseServer, ServerSetup, TerminalClient, TestServer, client,
+    codex_binary, wait_until,
 };
 use serde_json::json;
-use tempfile::TempDir;
 
 /// Unpacking 286 MB and starting twenty agents, on a busy machine of two cores.
 const START: Duration = Duration::from_secs(180);
@@ -29,7 +29,6 @@ struct Releases {
     path: String,
     version: String,
     sum: String,
-    dir: TempDir,
 }
 
 impl Releases {
@@ -59,20 +58,20 @@ impl Releases {
         let path = format!("/rust-v{version}/codex-{}-{ASSET}", std::env::consts::ARCH);
         let server = ReleaseServer::start();
         server.put(&path, std::fs::read(&tarball).unwrap());
-        Self { server, path, version, sum, dir }
+        Self { server, path, version, sum }
     }
 
     /// A service that knows these releases, and no other codex.
-    async fn service(&self, sum: &str) -> TestServer {
-        let config = self.dir.path().join(format!("{}.toml", &sum[..8]));
+    fn setup(&self, setup: ServerSetup, sum: &str) -> ServerSetup {
         let arch = std::env::consts::ARCH;
-        let text = format!(
-            "codex_release_url = '{}'\n[provision.codex]\nversion = '{}'\nsha256.{arch} = '{sum}'\n",
-            self.server.url(),
-            self.version
-        );
-        std::fs::write(&config, text).unwrap();
-        service().without_codex().args(["--config", config.to_str().unwrap()]).start().await
+        let (url, version) = (self.server.url(), &self.version);
+        setup.without_codex().config(format!(
+            "codex_release_url = '{url}'\n[provision.codex]\nversion = '{version}'\nsha256.{arch} = '{sum}'\n"
+        ))
+    }
+
+    async fn service(&self, sum: &str) -> TestServer {
+        self.setup(service(), sum).start().await
     }
 }
 
@@ -116,6 +115,32 @@ async fn twenty_sessions_on_a_machine_without_codex_start_after_one_download() {
         assert!(told.iter().any(|event| event["percent"] == 100), "{told:#?}");
     }
     // It works, and not only starts.
+    sessions[0].turn("@say provided").await;
+    wait_until("the answer", START, || async {
+        common::answers(&sessions[0]).await.iter().any(|a| a == "provided")
+    })
+    .await;
+}
+
+#[actix_rt::test]
+async fn a_far_machine_without_codex_is_given_one_over_ssh_and_this_one_is_not() {
+    if !Far::can_be_apart_or_skip() {
+        return;
+    }
+    let (model, releases) = (MockModel::start(), Releases::start());
+    let far = Far::setup().without_codex().start().await;
+    let server = releases.setup(service().on(&far), &releases.sum).start().await;
+    let client = server.client();
+    let creating = (0..5).map(|_| client.create(conversation(&model)));
+    let sessions = futures_util::future::join_all(creating).await;
+    for session in &sessions {
+        session.wait_state("idle", START).await;
+    }
+    assert_eq!(releases.server.asked().len(), 1, "{:?}", releases.server.asked());
+    let entry = format!("codex-{}", releases.version);
+    let there = far.home().join(".cache/optio-codex/bin");
+    assert_eq!(names(&there), [format!("{entry}/codex"), format!("{entry}/stamp")]);
+    assert_eq!(names(&cache(&server)), [""; 0]);
     sessions[0].turn("@say provided").await;
     wait_until("the answer", START, || async {
         common::answers(&sessions[0]).await.iter().any(|a| a == "provided")

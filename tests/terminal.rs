@@ -6,6 +6,7 @@ mod common;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use common::place::{Place, on_each_host};
 use common::terminal::{screen, shows, tmux};
 use common::{END, service};
 use optio_testkit::procs::{Proc, descendants};
@@ -134,9 +135,9 @@ async fn people_come_type_look_on_and_go(server: &TestServer, by_ttyd: bool) {
     assert!(!server.output().contains("ws?"), "the address with its ticket stands in the log");
 }
 
-#[actix::test]
-async fn people_are_served_without_a_ttyd() {
-    let server = service().args(["--ttyd", "/there/is/none"]).start().await;
+on_each_host!(people_are_served_without_a_ttyd);
+async fn people_are_served_without_a_ttyd(place: Place) {
+    let server = place.service().args(["--ttyd", "/there/is/none"]).start().await;
     people_come_type_look_on_and_go(&server, false).await;
 }
 

@@ -4,6 +4,7 @@ mod common;
 
 use std::time::Duration;
 
+use common::place::{Place, on_each_host};
 use common::terminal::{shows, sockets, terminal};
 use common::{END, assert_ordered, files_beneath, import, service, step};
 use jiff::SignedDuration;
@@ -22,10 +23,10 @@ async fn turns_end(server: &TestServer, count: usize) {
     .await;
 }
 
-#[actix::test]
-async fn a_terminal_is_typed_into_stopped_and_resumed_with_its_thread() {
+on_each_host!(a_terminal_is_typed_into_stopped_and_resumed_with_its_thread);
+async fn a_terminal_is_typed_into_stopped_and_resumed_with_its_thread(place: Place) {
     let model = MockModel::start();
-    let server = service().start().await;
+    let server = place.service().start().await;
     let session = server.client().create(terminal(&model)).await;
     let live = session.wait_state("working", LIMIT).await;
     assert_eq!(live["mode"], "terminal");
@@ -60,11 +61,11 @@ async fn a_terminal_is_typed_into_stopped_and_resumed_with_its_thread() {
     assert_eq!(ended["run"]["thread_id"], json!(thread), "{ended:#}");
 }
 
-#[actix::test]
-async fn a_service_that_was_killed_finds_its_terminal_with_its_screen_and_its_lease() {
+on_each_host!(a_service_that_was_killed_finds_its_terminal_with_its_screen_and_its_lease);
+async fn a_service_that_was_killed_finds_its_terminal_with_its_screen_and_its_lease(place: Place) {
     let model = MockModel::start();
     let oauth = FakeOauth::start();
-    let server = service().env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", oauth.url()).start().await;
+    let server = place.service().env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", oauth.url()).start().await;
     let client = server.client();
     let seed = import(&client, &model, &oauth.login("acct-1").auth_json()).await;
     let wanted = json!({ "mode": "terminal", "instructions": "", "seed": { "id": seed } });
@@ -98,11 +99,11 @@ async fn a_service_that_was_killed_finds_its_terminal_with_its_screen_and_its_le
     assert!(server.agents().is_empty());
 }
 
-#[actix::test]
-async fn a_login_that_codex_refreshes_as_it_is_stopped_comes_home() {
+on_each_host!(a_login_that_codex_refreshes_as_it_is_stopped_comes_home);
+async fn a_login_that_codex_refreshes_as_it_is_stopped_comes_home(place: Place) {
     let model = MockModel::start();
     let oauth = FakeOauth::start();
-    let server = service().env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", oauth.url()).start().await;
+    let server = place.service().env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", oauth.url()).start().await;
     let client = server.client();
     // Due from the start: codex refreshes it before it draws its first screen.
     let login = oauth.login("acct-1").access_expires_in(SignedDuration::from_secs(60));

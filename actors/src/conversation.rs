@@ -50,6 +50,9 @@ const JOIN_LIMIT: Duration = Duration::from_secs(10);
 /// (seen with 0.142.5). A refresh takes a second; a provider that thinks for longer is not waited for.
 const REFRESH_LIMIT: Duration = Duration::from_secs(2);
 
+/// Characters of a message by which its sender knows it again.
+const SHOWN_OF_A_MESSAGE: usize = 80;
+
 /// Bytes of a line that is no message which an event shows.
 const FOREIGN_SHOWN: usize = 4096;
 
@@ -127,8 +130,30 @@ impl ConversationReader {
     /// Fails because the wire broke.
     fn fail(&mut self, why: String, ctx: &mut Context<Self>) {
         self.last_error = Some(why.clone());
+        self.hand_over();
         self.exit.fail(why);
         ctx.stop();
+    }
+
+    /// Loses no message silently: what waits for its turn is the successor's; of what was on its way nobody knows whether it
+    /// arrived, and whoever was told that it would hears of it.
+    fn hand_over(&mut self) {
+        if !self.queued.is_empty() {
+            let messages = self.queued.drain(..).collect();
+            self.session.do_send(ConversationFact::NotSent { messages });
+        }
+        for outbound in std::mem::take(&mut self.outbox).into_values() {
+            // One who still waits is told by the end of the wait.
+            if outbound.joined.as_ref().is_some_and(|joined| !joined.is_closed()) {
+                continue;
+            }
+            let text = outbound.input.iter().find_map(|part| match part {
+                Input::Text(text) => Some(text.chars().take(SHOWN_OF_A_MESSAGE).collect::<String>()),
+                _ => None,
+            });
+            let reason = format!("{}: {:?}", ConversationError::Unconfirmed, text.unwrap_or_default());
+            self.run.events.tell("attention", &json!({ "reason": reason }));
+        }
     }
 }
 
@@ -152,6 +177,11 @@ pub enum ConversationFact {
     Withdrawn {
         /// To which question.
         request: RequestId,
+    },
+    /// Messages that were taken to be sent when the running turn is over: the next reader sends them.
+    NotSent {
+        /// Which, in their order.
+        messages: Vec<SendMessage>,
     },
     /// The reader does not go on with this connection, for a reason that is not the agent's end.
     GaveUp {

@@ -69,6 +69,8 @@ pub struct CredWatcher {
     session: Recipient<CredFact>,
     watched: Option<Watched>,
     saving: Option<Instant>,
+    /// The file is watched, or a watch is being set up.
+    armed: bool,
     quiet: bool,
     /// Something may have changed while a save was running.
     look_again: bool,
@@ -95,6 +97,7 @@ impl CredWatcher {
             session,
             watched,
             saving: None,
+            armed: false,
             quiet,
             look_again: false,
             idle: Vec::new(),
@@ -106,6 +109,14 @@ impl CredWatcher {
     }
 
     fn arm(&mut self, ctx: &mut Context<Self>) {
+        if self.armed || self.quiet {
+            return;
+        }
+        if self.run.host_is_away() {
+            // Its session tells when it is back, and the next look would find out too.
+            return self.later(LOOK_EVERY, ctx, Self::arm);
+        }
+        self.armed = true;
         let run = self.run.clone();
         let arming = async move {
             run.step(ChildKind::CredWatcher, "watch").await.map_err(|injected| injected.to_string())?;
@@ -117,6 +128,7 @@ impl CredWatcher {
                 let looking = wakes(watch).into_actor(watcher).map(|(), watcher, ctx| watcher.look(ctx));
                 ctx.spawn(looking.finish().map(|(), watcher, ctx| {
                     debug!("watch ended, it is set up again");
+                    watcher.armed = false;
                     watcher.later(RETRY_MIN, ctx, Self::arm);
                 }));
                 // What changed before the watch was there.
@@ -125,6 +137,7 @@ impl CredWatcher {
             Err(why) => {
                 warn!(why, "login is not watched, only looked at");
                 watcher.last_error = Some(why);
+                watcher.armed = false;
                 watcher.later(LOOK_EVERY, ctx, Self::arm);
             }
         }));
@@ -142,7 +155,7 @@ impl CredWatcher {
         let Some(watched) = self.watched.clone() else {
             return;
         };
-        if self.quiet || !watched.may_save {
+        if self.quiet || !watched.may_save || self.run.host_is_away() {
             return;
         }
         if self.saving.is_some() {
@@ -274,6 +287,32 @@ impl Handler<StopSaving> for CredWatcher {
     }
 }
 
+/// Looks at the login now, for the host is back after a loss; answered when what was found is saved, or could not be.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct CheckLogin;
+
+impl Handler<CheckLogin> for CredWatcher {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: CheckLogin, ctx: &mut Self::Context) -> Self::Result {
+        self.retry = RETRY_MIN;
+        if self.watched.is_some() {
+            self.arm(ctx);
+        }
+        self.look(ctx);
+        let (tell, idle) = oneshot::channel();
+        match self.saving {
+            Some(_) => self.idle.push(tell),
+            None => drop(tell),
+        }
+        Box::pin(async move {
+            // An error means that no save is under way.
+            let _ = idle.await;
+        })
+    }
+}
+
 impl Handler<QuietWatcher> for CredWatcher {
     type Result = ResponseActFuture<Self, StepResult>;
 
@@ -311,9 +350,7 @@ impl Handler<SaveBack> for CredWatcher {
         let may_save = watched.may_save;
         let run = self.run.clone();
         let saving = async move {
-            run.step(ChildKind::CredWatcher, "save_back")
-                .await
-                .map_err(|injected| Trouble::Failed { why: injected.to_string(), spooled: None })?;
+            run.step(ChildKind::CredWatcher, "save_back").await.map_err(Trouble::failed)?;
             let saving = Saving::new(run, watched, "final");
             if may_save { saving.run_to_the_end().await } else { saving.spool_only().await }
         };
@@ -331,6 +368,7 @@ impl Handler<Observe> for CredWatcher {
     fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
         let phase = match (&self.watched, self.saving, self.quiet) {
             (None, ..) => "no login",
+            _ if self.run.host_is_away() => "waiting for the host",
             (_, Some(_), _) => "saving",
             (_, None, true) => "quiet",
             (_, None, false) => "watching",

@@ -1,9 +1,12 @@
 //! What can go wrong with a request to a session. HTTP meaning is given at the edge, in optio-web.
 
+use jiff::Timestamp;
 use optio_codex_protocol::config::ConfigError;
+use optio_host::HostError;
 use optio_store::{ApprovalId, LoginId, SeedId, SessionId, StoreError};
 
 use crate::conversation::ConversationError;
+use crate::hosts::HostsError;
 use crate::session::approvals::ApprovalState;
 use crate::session::phase::Refusal;
 
@@ -105,6 +108,26 @@ pub enum SessionError {
         /// Which session.
         id: SessionId,
         /// Why.
+        why: String,
+    },
+    /// A machine is not there, or not as it was wanted.
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
+    /// A machine did not do what was asked of it.
+    #[error(transparent)]
+    Machine(#[from] HostError),
+    /// The session's host is out of reach; nothing was done.
+    #[error("session {id}: host {host} is down since {since}: {why}")]
+    HostDown {
+        /// Which session.
+        id: SessionId,
+        /// Its host's name.
+        host: String,
+        /// Since when.
+        since: Timestamp,
+        /// The stable word for it, see [`optio_host::HostError::reach_code`].
+        code: String,
+        /// What was tried last, in words.
         why: String,
     },
     /// A login by a code did not come about.

@@ -47,6 +47,8 @@ pub struct LeaseRenewer {
     last_error: Option<String>,
     renewals: u64,
     renewing: bool,
+    /// It was left to expire, and nobody knows yet whether it still is ours.
+    left: bool,
 }
 
 /// A lease that an earlier actor or process of this run asked for.
@@ -58,6 +60,8 @@ pub struct EarlierLease {
     pub lost: bool,
     /// When its last confirmed renewal was sent; now, if nobody knows.
     pub confirmed: Instant,
+    /// It was left to expire, see [`LetExpire`].
+    pub left: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +72,8 @@ enum LeaseState {
     Held { confirmed: Instant },
     /// Perhaps ours: taken over from an earlier process, or released with an unknown outcome.
     Unconfirmed { since: Instant },
+    /// Ours, and not kept any more: it expires unless it is taken up again, see [`LetExpire`].
+    Left,
     /// Not ours any more, for good (INV-07).
     Lost,
     /// Let go.
@@ -86,17 +92,30 @@ impl LeaseRenewer {
         let state = match &earlier {
             None => LeaseState::None,
             Some(EarlierLease { lost: true, .. }) => LeaseState::Lost,
+            Some(EarlierLease { left: true, .. }) => LeaseState::Left,
             Some(EarlierLease { confirmed, .. }) => LeaseState::Unconfirmed { since: *confirmed },
         };
+        let left = state == LeaseState::Left;
         let seed = earlier.map(|lease| lease.seed);
-        Self { run, session, holder, seed, state, pulse, last_error: None, renewals: 0, renewing: false }
+        Self {
+            run,
+            session,
+            holder,
+            seed,
+            state,
+            pulse,
+            last_error: None,
+            renewals: 0,
+            renewing: false,
+            left,
+        }
     }
 
     fn renew(&mut self, ctx: &mut Context<Self>) {
         let since = match self.state {
             LeaseState::Held { confirmed } => confirmed,
             LeaseState::Unconfirmed { since } => since,
-            LeaseState::None | LeaseState::Lost | LeaseState::Released => {
+            LeaseState::None | LeaseState::Left | LeaseState::Lost | LeaseState::Released => {
                 self.pulse.touch();
                 return;
             }
@@ -125,6 +144,9 @@ impl LeaseRenewer {
         }
         match renewed {
             Ok(Renewal::Renewed { expires_at }) => {
+                if std::mem::take(&mut self.left) {
+                    self.run.did(Deed::LeaseAcquired { seed: seed.clone() });
+                }
                 self.renewals += 1;
                 self.last_error = None;
                 self.state = LeaseState::Held { confirmed: sent };
@@ -393,6 +415,7 @@ impl Handler<Observe> for LeaseRenewer {
             LeaseState::None => ("no lease", None),
             LeaseState::Held { confirmed } => ("holding", Some(confirmed)),
             LeaseState::Unconfirmed { .. } => ("unconfirmed", None),
+            LeaseState::Left => ("left to expire", None),
             LeaseState::Lost => ("lost", None),
             LeaseState::Released => ("released", None),
         };
@@ -402,6 +425,44 @@ impl Handler<Observe> for LeaseRenewer {
             last_error: self.last_error.clone(),
             detail: json!({ "seed": self.seed, "renewals": self.renewals, "confirmed_seconds_ago": confirmed }),
         })
+    }
+}
+
+/// Keeps the lease no longer, and does not release it either: the host is away for so long that the agent has ended, and
+/// what it left there nobody has seen. Whoever wants the seed finds it never released, which is what it is.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct LetExpire;
+
+impl Handler<LetExpire> for LeaseRenewer {
+    type Result = ();
+
+    fn handle(&mut self, _: LetExpire, _: &mut Self::Context) {
+        if !matches!(self.state, LeaseState::Held { .. } | LeaseState::Unconfirmed { .. }) {
+            return;
+        }
+        warn!(seed = ?self.seed, "lease is left to expire");
+        self.state = LeaseState::Left;
+        self.left = true;
+        if let Some(seed) = self.seed.clone() {
+            self.run.did(Deed::LeaseLeft { seed });
+        }
+    }
+}
+
+/// Renews at once, also a lease that was left to expire: the host is back. Whose it is by now the answer says.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct RenewNow;
+
+impl Handler<RenewNow> for LeaseRenewer {
+    type Result = ();
+
+    fn handle(&mut self, _: RenewNow, ctx: &mut Self::Context) {
+        if self.state == LeaseState::Left {
+            self.state = LeaseState::Unconfirmed { since: Instant::now() };
+        }
+        self.renew(ctx);
     }
 }
 

@@ -25,6 +25,7 @@ pub mod events;
 pub mod faults;
 mod hooks;
 pub mod host_link;
+pub mod hosts;
 pub mod lease_renewer;
 pub mod log_tail;
 mod login;

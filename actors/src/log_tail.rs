@@ -111,6 +111,9 @@ impl LogTail {
     }
 
     fn arm(&mut self, ctx: &mut Context<Self>) {
+        if self.run.host_is_away() {
+            return self.arm_later(ctx);
+        }
         let run = self.run.clone();
         let arming = async move { run.host.watch(&run.dir, &RunContext::in_workdir(OPTIO_LOG)).await };
         ctx.spawn(arming.into_actor(self).map(|armed, tail, ctx| match armed {
@@ -140,7 +143,8 @@ impl LogTail {
     fn look(&mut self, ctx: &mut Context<Self>) {
         self.pulse.touch();
         self.deliver(ctx);
-        if self.stage != Stage::Following {
+        // Nothing can be read of a host that is away; whoever waits for the end has to do without.
+        if self.stage != Stage::Following || self.run.host_is_away() {
             self.to_the_end.clear();
             return;
         }
@@ -185,6 +189,11 @@ impl LogTail {
                     tail.last_error = Some(why);
                     tail.to_the_end.clear();
                 }
+                // It goes on at this byte when the host is back.
+                Err(Unread::Away(why)) => {
+                    tail.last_error = Some(why);
+                    tail.to_the_end.clear();
+                }
                 Err(Unread::Broken(why)) => tail.fail(why, ctx),
             }
         }));
@@ -192,7 +201,7 @@ impl LogTail {
 
     /// Settles the first announced deliverable, and then the next.
     fn deliver(&mut self, ctx: &mut Context<Self>) {
-        if self.delivering || self.stage == Stage::Waiting {
+        if self.delivering || self.stage == Stage::Waiting || self.run.host_is_away() {
             return;
         }
         let next = self.run.ledger.read(|record| {
@@ -204,19 +213,22 @@ impl LogTail {
         let (run, session) = (self.run.clone(), self.session.deliverables.clone());
         let settling = async move {
             run.step(ChildKind::LogTail, "deliver").await.map_err(|injected| injected.to_string())?;
-            let settled = deliver::settle(&run, announced).await;
+            let Some(settled) = deliver::settle(&run, announced).await else { return Ok(false) };
             // Put on record before the next one is begun.
-            session.send(settled).await.map_err(|_| "the session is gone".to_owned())
+            session.send(settled).await.map_err(|_| "the session is gone".to_owned())?;
+            Ok(true)
         };
-        ctx.spawn(settling.into_actor(self).map(|settled: Result<(), String>, tail, ctx| {
+        ctx.spawn(settling.into_actor(self).map(|settled: Result<bool, String>, tail, ctx| {
             tail.delivering = false;
             tail.pulse.touch();
             match settled {
-                Ok(()) => {
+                Ok(true) => {
                     tail.settled += 1;
                     // There may be room again for what was read last.
                     tail.look(ctx);
                 }
+                // The host was away. It stays the first, and is fetched when somebody looks again.
+                Ok(false) => {}
                 Err(why) => tail.fail(why, ctx),
             }
         }));
@@ -351,6 +363,7 @@ impl Handler<Observe> for LogTail {
     fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
         let phase = match (self.stage, self.reading, self.delivering) {
             (Stage::Waiting, ..) => "waiting for the log",
+            (Stage::Following, ..) if self.run.host_is_away() => "waiting for the host",
             (_, _, true) => "delivering",
             (Stage::Over, ..) => "over",
             (_, true, _) => "reading",

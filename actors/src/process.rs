@@ -134,6 +134,9 @@ impl Process {
     fn check(&mut self, ctx: &mut Context<Self>) {
         self.pulse.touch();
         let Agent::Guarded(known) = self.agent else { return };
+        if self.run.host_is_away() {
+            return;
+        }
         let run = self.run.clone();
         let asking = async move { run.host.guard_state(&run.dir).await };
         ctx.spawn(asking.into_actor(self).map(move |state, process, ctx| match state {
@@ -150,6 +153,9 @@ impl Process {
     }
 
     fn touch(&mut self, ctx: &mut Context<Self>) {
+        if self.run.host_is_away() {
+            return;
+        }
         let run = self.run.clone();
         let touching = async move {
             match run.step(ChildKind::Process, "heartbeat").await {
@@ -366,6 +372,22 @@ impl Handler<CheckAgent> for Process {
     }
 }
 
+/// Tells that the host is back after a loss: what was watched over the old connection is watched anew.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct LookAfterLoss;
+
+impl Handler<LookAfterLoss> for Process {
+    type Result = ();
+
+    fn handle(&mut self, _: LookAfterLoss, ctx: &mut Self::Context) {
+        if matches!(self.agent, Agent::Guarded(_)) {
+            self.touch_if_unleased(ctx);
+            self.watch_exit(ctx);
+        }
+    }
+}
+
 /// Asks what the agent last said on standard error, by somebody whose conversation with it broke.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Bytes")]
@@ -405,8 +427,12 @@ impl Handler<StopAgent> for Process {
             Agent::Piped(piped) => Some(piped),
             Agent::None | Agent::Guarded(_) | Agent::Ended => None,
         };
+        let never_there = run.never_reached_its_host();
         let stopping = async move {
             run.step(ChildKind::Process, "stop_agent").await.map_err(StepError::new)?;
+            if never_there {
+                return Ok(Finish::Skipped("the host was never reached, so no agent was started".to_owned()));
+            }
             let how = match piped {
                 Some(piped) => piped.stop(style, FLUSH_LIMIT, KILL_LIMIT).await.map_err(StepError::new)?,
                 None => stop_guarded_surely(&run, style).await?,
@@ -436,7 +462,7 @@ async fn stop_guarded_surely(run: &RunContext, style: StopStyle) -> StepResult {
 /// Ends the agent under the guard of this task directory, and proves that nothing of it is left. An error is the absence of
 /// that proof. May be asked again, and by a later process.
 pub(crate) async fn stop_guarded(host: &dyn Host, dir: &TaskDir, style: StopStyle) -> StepResult {
-    let state = host.guard_state(dir).await.map_err(StepError::new)?;
+    let state = host.guard_state(dir).await.map_err(StepError::of_host)?;
     if state == AgentState::Absent {
         return Ok(Finish::Skipped("no agent was started".to_owned()));
     }
@@ -444,19 +470,19 @@ pub(crate) async fn stop_guarded(host: &dyn Host, dir: &TaskDir, style: StopStyl
     if matches!(state, AgentState::Running(_)) {
         how = "killed";
         if style == StopStyle::Graceful {
-            host.guard_signal(dir, Signal::Term).await.map_err(StepError::new)?;
+            host.guard_signal(dir, Signal::Term).await.map_err(StepError::of_host)?;
             how = "it ended after SIGTERM";
-            if !host.guard_gone(dir, FLUSH_LIMIT).await.map_err(StepError::new)? {
+            if !host.guard_gone(dir, FLUSH_LIMIT).await.map_err(StepError::of_host)? {
                 how = "killed, it did not end after SIGTERM";
             }
         }
     }
-    host.guard_signal(dir, Signal::Kill).await.map_err(StepError::new)?;
-    if host.guard_gone(dir, KILL_LIMIT).await.map_err(StepError::new)? {
+    host.guard_signal(dir, Signal::Kill).await.map_err(StepError::of_host)?;
+    if host.guard_gone(dir, KILL_LIMIT).await.map_err(StepError::of_host)? {
         return Ok(Finish::Done(how.to_owned()));
     }
-    let leftovers = host.guard_kill_leftovers(dir).await.map_err(StepError::new)?;
-    if host.guard_gone(dir, KILL_LIMIT).await.map_err(StepError::new)? {
+    let leftovers = host.guard_kill_leftovers(dir).await.map_err(StepError::of_host)?;
+    if host.guard_gone(dir, KILL_LIMIT).await.map_err(StepError::of_host)? {
         return Ok(Finish::Done(format!("{how}; {leftovers} processes it had left were killed")));
     }
     Err(StepError::new(format!("{how}, but something of it still runs on {}", host.name())))

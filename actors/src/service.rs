@@ -3,6 +3,8 @@
 //! It decides nothing. A live session is asked; an ended one is read from its record.
 
 mod files;
+mod hosts;
+mod leftovers;
 mod messages;
 mod seed_logins;
 mod seeds;
@@ -17,6 +19,8 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 pub use files::FileCopy;
+pub use hosts::{HostView, ReachView, TargetView};
+pub use leftovers::{Chosen, ProbeView, ReapOutcome, ReapView};
 pub use messages::MessageView;
 pub use seeds::{ImportSeed, SeedLeaseView, SeedView, VerifyView};
 
@@ -24,8 +28,8 @@ pub use seeds::{ImportSeed, SeedLeaseView, SeedView, VerifyView};
 pub mod words {
     pub use optio_codex_protocol::config::{ConfigError, Effort, SessionConfig};
     pub use optio_codex_protocol::requests::Input;
-    pub use optio_host::Size;
     pub use optio_host::terminal::Seat;
+    pub use optio_host::{HostError, Size};
     pub use optio_store::{
         ApprovalId, Gap, JournalStream, LoginId, Page, PageRequest, Record, RecordFilter, SeedId, SeedStatus,
         SessionId, Slice, SnapshotId, SnapshotRow, StoreError,

@@ -18,6 +18,7 @@ mod context;
 mod crew;
 mod end;
 mod facts;
+mod host_way;
 pub(crate) mod last_words;
 mod launch;
 pub mod log;
@@ -29,6 +30,7 @@ pub mod status;
 mod tell;
 pub mod verdict;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +48,7 @@ pub use requests::{
     StopMode, StopSession, TurnMode,
 };
 
+use crate::conversation::SendMessage;
 use crate::events::Events;
 use crate::log_tail::LogPosition;
 use crate::process::{CheckAgent, LastWords};
@@ -53,6 +56,7 @@ use crate::settings::Settings;
 use crate::supervision::{ChildExit, ChildKind, ExitReason, beat};
 use children::{AfterExit, Children, Crew, observe_all};
 use end::Cause;
+use host_way::HostLoss;
 use launch::NotLaunched;
 use phase::{EndState, Phase};
 use record::Ledger;
@@ -86,6 +90,12 @@ pub struct Session {
     stop: CancellationToken,
     /// A teardown walks.
     walking: bool,
+    /// What is known of the way to the host.
+    loss: HostLoss,
+    /// The conversation has to be attached again: its reader exited.
+    attach_is_due: bool,
+    /// Messages that were taken for a later turn by a reader that is gone; its successor gets them.
+    unsent: VecDeque<SendMessage>,
     /// When the last confirmed renewal was sent, for a renewer that takes over.
     lease_confirmed: Instant,
     /// How far the agent's log was read: where a fresh tail begins.
@@ -99,6 +109,11 @@ pub struct Session {
     /// This process leaves, the agent stays.
     detaching: bool,
     span: Span,
+}
+
+/// The stable word again, for what was on record of it.
+fn reach_code_named(code: &str) -> Option<&'static str> {
+    optio_host::HostError::REACH_CODES.into_iter().find(|known| *known == code)
 }
 
 /// What a session needs from its parent.
@@ -134,6 +149,9 @@ impl Session {
             beginning_under_way: false,
             stop: CancellationToken::new(),
             walking: false,
+            loss: HostLoss::default(),
+            attach_is_due: false,
+            unsent: VecDeque::new(),
             lease_confirmed: Instant::now(),
             log_at,
             told_lines: None,
@@ -200,7 +218,11 @@ impl Session {
                 self.publish();
                 self.tell_answers(ctx);
             }
-            Err(failed) => self.end(failed.cause, ctx),
+            Err(failed) => {
+                let lost = self.ledger.read(|r| r.host_down.as_ref().map(|down| down.code.clone()));
+                let code = failed.cause.code.or_else(|| lost.as_deref().and_then(reach_code_named));
+                self.end(Cause { code, ..failed.cause }, ctx);
+            }
         }
     }
 }
@@ -221,11 +243,9 @@ impl Actor for Session {
             }
             Beginning::Recover => {
                 info!(parent: &self.span, "run of an earlier process is taken over");
-                let recovering = recover::recover(self.run.clone(), crew);
-                let recovering = recovering.instrument(self.span.clone());
-                ctx.spawn(
-                    recovering.into_actor(self).map(|found, session, ctx| session.recovered(found, ctx)),
-                );
+                // What the earlier process knew of its host is looked at anew.
+                self.ledger.edit(|record| record.host_down = None);
+                self.take_over(crew, ctx);
             }
         }
         ctx.run_interval(HEALTH_EVERY, Self::look_after_children);
@@ -253,7 +273,12 @@ impl Handler<ChildExit> for Session {
     type Result = ();
 
     fn handle(&mut self, exit: ChildExit, ctx: &mut Self::Context) {
-        let after = self.children.exited(&exit);
+        if exit.kind == ChildKind::ConversationReader {
+            self.attach_is_due = true;
+        }
+        let irreplaceable = crew::is_irreplaceable(self, exit.kind);
+        let excused = !irreplaceable && self.is_the_hosts_doing(&exit);
+        let after = self.children.exited(&exit, excused);
         if after == AfterExit::Nothing || self.detaching {
             return;
         }
@@ -264,11 +289,13 @@ impl Handler<ChildExit> for Session {
         }
         match after {
             AfterExit::Nothing => {}
+            // Taken up again when the host is back.
+            AfterExit::Parked => {}
             AfterExit::BudgetSpent => {
                 let reason = format!("{} failed again and again: {}", exit.kind, exit.reason);
                 self.end(Cause::failed(reason), ctx);
             }
-            AfterExit::Restart(_) if crew::is_irreplaceable(self, exit.kind) => {
+            AfterExit::Restart(_) if irreplaceable => {
                 let cause = Cause::failed(format!("{} failed: {}", exit.kind, exit.reason));
                 match (exit.kind, exit.reason) {
                     (ChildKind::ConversationReader, ExitReason::Failed(_)) => {
@@ -283,10 +310,14 @@ impl Handler<ChildExit> for Session {
                     .tell("child.restarted", &json!({ "child": kind, "reason": exit.reason.to_string() }));
                 ctx.run_later(wait, move |session, ctx| {
                     let wanted = session.phase() == Phase::Live || session.beginning_under_way;
-                    if wanted && !session.detaching && !session.children.has(kind) {
-                        crew::start(session, kind, ctx);
-                        session.after_restart(kind, ctx);
+                    if !wanted || session.detaching {
+                        return;
                     }
+                    // Somebody else may have needed it meanwhile.
+                    if !session.children.has(kind) {
+                        crew::start(session, kind, ctx);
+                    }
+                    session.after_restart(kind, ctx);
                 });
             }
         }
@@ -305,16 +336,25 @@ impl Session {
 
     /// A fresh reader is told to attach again; the others know from the record what to do.
     fn after_restart(&mut self, kind: ChildKind, ctx: &mut Context<Self>) {
-        if kind != ChildKind::ConversationReader || self.phase() != Phase::Live {
+        if kind != ChildKind::ConversationReader || !self.attach_is_due || self.phase() != Phase::Live {
             return;
         }
+        // A host that is away would only be the end of this reader too.
+        if self.host_is_away() {
+            self.children.park(kind);
+            return;
+        }
+        self.attach_is_due = false;
         let crew = self.crew(ctx);
         // What broke the conversation may be the agent's end.
         crew.process.do_send(CheckAgent);
         let attaching = launch::attach_again(self.run.clone(), crew);
         let attaching = attaching.instrument(self.span.clone());
-        ctx.spawn(attaching.into_actor(self).map(|attached, session, _| match attached {
-            Ok(()) => session.publish(),
+        ctx.spawn(attaching.into_actor(self).map(|attached, session, ctx| match attached {
+            Ok(()) => {
+                session.publish();
+                session.send_the_unsent(ctx);
+            }
             // The reader exits with it, and its exit is counted.
             Err(problem) => {
                 warn!(parent: &session.span, %problem, "conversation is not attached again")

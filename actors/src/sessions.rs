@@ -131,8 +131,7 @@ async fn parts(
     root: Addr<Sessions>,
 ) -> Result<SessionParts, SessionError> {
     let invalid = |field, why: String| SessionError::Invalid { field, why };
-    let host = settings.hosts.get(&record.host).cloned();
-    let host = host.ok_or_else(|| invalid("host", format!("{:?} is not configured", record.host)))?;
+    let host = settings.hosts.of_record(&record.host, record.ssh.as_ref())?;
     let run = record.run.as_ref().map(|run| run.id.clone());
     let run = run.ok_or_else(|| SessionError::not_found("run of session", &record.id))?;
     let task = TaskId::new(record.id.as_str()).map_err(|problem| invalid("id", problem.to_string()))?;
@@ -229,7 +228,8 @@ impl Handler<Launch> for Sessions {
         let making = async move {
             checked?;
             let config = settings.defaults.under(&launch.config)?;
-            let record = new_record(launch.name, launch.labels, launch.host, config);
+            let ssh = settings.hosts.entry(&launch.host)?.for_record();
+            let record = SessionRecord { ssh, ..new_record(launch.name, launch.labels, launch.host, config) };
             let inserted = match settings.store.records.insert(record.first_row()?, launch.idempotency).await
             {
                 // It may be there all the same, and nobody would begin its run.
@@ -297,12 +297,9 @@ impl Sessions {
             return Err(SessionError::Draining);
         }
         let invalid = |field, why: String| Err(SessionError::Invalid { field, why });
-        if !self.settings.hosts.contains_key(&launch.host) {
-            let known: Vec<_> = self.settings.hosts.keys().cloned().collect();
-            return invalid(
-                "host",
-                format!("{:?} is not configured; there is {}", launch.host, known.join(", ")),
-            );
+        if self.settings.hosts.get(&launch.host).is_none() {
+            let known = self.settings.hosts.names();
+            return invalid("host", format!("{:?} is not configured; there is {known}", launch.host));
         }
         check_name_and_labels(launch.name.as_deref(), &launch.labels)
     }
@@ -347,6 +344,7 @@ fn new_record(
         name: name.unwrap_or_else(|| id.to_string()),
         labels,
         host,
+        ssh: None,
         model: config.model().map(str::to_owned),
         effort: config.effort().map(|effort| effort.as_str().to_owned()),
         run: Some(new_run(&id)),
@@ -356,6 +354,8 @@ fn new_record(
         phase: Phase::Starting,
         outcome: None,
         reason: None,
+        code: None,
+        host_down: None,
         teardown: Vec::new(),
         style: None,
         approvals: Vec::new(),
@@ -387,6 +387,7 @@ fn new_run(session: &SessionId) -> RunRecord {
         resume_thread: None,
         after_execute_is_due: false,
         newest_before: NewestBefore::None,
+        host_unreached: false,
         log: Default::default(),
     }
 }
@@ -477,6 +478,8 @@ async fn prepare_resume(
     record.phase = Phase::Starting;
     record.outcome = None;
     record.reason = None;
+    record.code = None;
+    record.host_down = None;
     record.teardown = Vec::new();
     record.style = None;
     record.approvals = Vec::new();
@@ -506,7 +509,7 @@ impl Handler<Delete> for Sessions {
                 .accepts(Request::Delete)
                 .map_err(|refusal| SessionError::refused(&session, refusal))?;
             if record.workdir_kept.is_some()
-                && let Some(host) = settings.hosts.get(&record.host)
+                && let Ok(host) = settings.hosts.of_record(&record.host, record.ssh.as_ref())
                 && let Ok(task) = TaskId::new(session.as_str())
             {
                 let kept = host.cleanup(&host.task_dir(&task)).await;
@@ -659,7 +662,13 @@ async fn leave(session: Addr<Session>, mut status: watch::Receiver<SessionView>,
     let stop = StopSession { mode: StopMode::Graceful, reason: "the service was shut down".to_owned() };
     // Refused by a session that is over.
     let _ = session.send(stop).await;
-    let _ = status.wait_for(over).await;
+    // A host that is away may stay away for days: its session goes on with its end at the next start.
+    let stuck = |view: &SessionView| view.state == State::Stopping && view.host_down.is_some();
+    let rest = status.wait_for(|view| over(view) || stuck(view)).await.map(|view| stuck(&view));
+    if rest.is_ok_and(|stuck| stuck) {
+        let _ = session.send(Detach).await;
+        return;
+    }
     // The status is dropped with the actor, whose last deed is to make its end durable. A store that is away would hold
     // that up for ever; the next start finds the end unwritten and every step done.
     let written = async { while status.changed().await.is_ok() {} };

@@ -8,13 +8,13 @@ use std::time::Duration;
 use actix::prelude::*;
 use optio_codex_protocol::config::{ConfigError, SessionConfig};
 use optio_hooks::{Hooks, NoHooks};
-use optio_host::Host;
 use optio_host::provision::{InPlace, Provision, Tool, Wishes};
 use optio_oauth::{LoginServer, Offline};
 use optio_store::{Clock, JournalStream, Store, SystemClock};
 use serde_json::{Map, Value, json};
 
 use crate::faults::Faults;
+use crate::hosts::Hosts;
 use crate::session::SessionEnded;
 use crate::trace::Trace;
 use crate::verifier::Probes;
@@ -33,8 +33,8 @@ pub const ORPHAN_TTL: Duration = Duration::from_secs(24 * 3600);
 pub struct Settings {
     /// Tells this service's own directories on a host from another service's: letters and digits, the same at each start.
     pub name: String,
-    /// The machines, by name.
-    pub hosts: BTreeMap<String, Arc<dyn Host>>,
+    /// The machines.
+    pub hosts: Hosts,
     /// Durable state.
     pub store: Store,
     /// The stream that feeds the session list.
@@ -85,14 +85,11 @@ impl Settings {
     }
 
     /// Settings with nothing armed, the default times, no login server to ask, and no program installed anywhere.
-    pub fn new(
-        hosts: BTreeMap<String, Arc<dyn Host>>,
-        store: Store,
-        service_stream: Arc<dyn JournalStream>,
-    ) -> Self {
+    /// `hosts` may be machines by their names.
+    pub fn new(hosts: impl Into<Hosts>, store: Store, service_stream: Arc<dyn JournalStream>) -> Self {
         Self {
             name: "0".to_owned(),
-            hosts,
+            hosts: hosts.into(),
             store,
             service_stream,
             faults: Faults::default(),

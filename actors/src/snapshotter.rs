@@ -180,7 +180,7 @@ async fn read_optional(run: &RunContext, path: &'static str) -> Result<Option<by
     match run.host.read(&run.dir, &RunContext::in_workdir(path), LOGIN_LIMIT).await {
         Ok(bytes) => Ok(Some(bytes)),
         Err(HostError::NotFound { .. }) => Ok(None),
-        Err(problem) => Err(StepError::new(problem)),
+        Err(problem) => Err(StepError::of_host(problem)),
     }
 }
 
@@ -249,11 +249,11 @@ async fn capture_workdir(run: &RunContext) -> StepResult {
         warn!("thread has no rollout, a resume will begin a new one");
         about.thread_id = None;
     }
-    let excludes = Excludes::new(patterns).map_err(StepError::new)?;
-    let mut archive = run.host.archive(&run.dir, excludes, codec).await.map_err(StepError::new)?;
+    let excludes = Excludes::new(patterns).map_err(StepError::of_host)?;
+    let mut archive = run.host.archive(&run.dir, excludes, codec).await.map_err(StepError::of_host)?;
     let mut writer = run.store.snapshots.begin().await.map_err(StepError::new)?;
     while let Some(chunk) = archive.next().await {
-        writer.write(chunk.map_err(StepError::new)?).await.map_err(StepError::new)?;
+        writer.write(chunk.map_err(StepError::of_host)?).await.map_err(StepError::new)?;
     }
     let row = writer.commit(about).await.map_err(StepError::new)?;
     run.did(Deed::SnapshotStored);

@@ -9,6 +9,8 @@
 //!            └───────────────────────────┴──▶ release: only after the agent is proven gone and the login is home
 //! ```
 //!
+//! A step that needs the host waits for one that is out of reach, and is asked again when the way broke under it.
+//!
 //! A teardown belongs to its session, not to a request: nothing cancels it. Every step's begin and end is on record
 //! before the next one begins, so that a service that died half way goes on at the first step without an end.
 
@@ -19,9 +21,10 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use actix::prelude::*;
+use optio_host::HostError;
 use serde::{Deserialize, Serialize};
 
-pub use run::{AskHands, Hands, NoteStep, Noted, Progress, Report, run};
+pub use run::{AskHands, Hands, HostWay, NoteStep, Noted, Progress, Report, Way, run};
 pub use steps::{
     CaptureSeed, CaptureSnapshot, CloseDoor, Disconnect, EndTurn, QuietWatcher, ReleaseLease, SaveBack,
     StopAgent, StopStyle, Wipe,
@@ -94,6 +97,14 @@ impl Step {
         }
     }
 
+    /// True when it cannot be done while the session's host is out of reach.
+    pub const fn needs_host(self) -> bool {
+        match self {
+            Self::StopAgent | Self::SaveBack | Self::CaptureSeed | Self::CaptureSnapshot | Self::Wipe => true,
+            Self::Close | Self::QuietWatcher | Self::ReleaseLease | Self::Disconnect => false,
+        }
+    }
+
     /// How long a child may take before the outcome counts as unknown.
     pub const fn limit(self) -> Duration {
         Duration::from_secs(match self {
@@ -138,12 +149,19 @@ pub struct StepError {
     pub why: String,
     /// Set by a failed save-back whose credential is safe in the spool: where it lies.
     pub spooled: Option<String>,
+    /// The host was out of reach: the step may be done once it is back.
+    pub host_was_away: bool,
 }
 
 impl StepError {
     /// A failure with nothing in the spool.
     pub fn new(why: impl std::fmt::Display) -> Self {
-        Self { why: why.to_string(), spooled: None }
+        Self { why: why.to_string(), spooled: None, host_was_away: false }
+    }
+
+    /// A failure of the host.
+    pub fn of_host(problem: HostError) -> Self {
+        Self { host_was_away: problem.reach_code().is_some(), ..Self::new(problem) }
     }
 }
 
@@ -212,7 +230,7 @@ impl From<StepResult> for Outcome {
             Ok(Finish::Done(detail)) => Self::Done { detail },
             Ok(Finish::Skipped(detail)) => Self::Skipped { detail },
             Ok(Finish::Withheld(detail)) => Self::Withheld { detail },
-            Err(StepError { why, spooled }) => Self::Failed { detail: why, spooled },
+            Err(StepError { why, spooled, .. }) => Self::Failed { detail: why, spooled },
         }
     }
 }

@@ -223,6 +223,23 @@ impl Handler<TakeSeat> for Terminal {
     }
 }
 
+/// Sends everybody away who is before the terminal: their lines broke with the way to the host. They may come back when it is.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct LoseViewers;
+
+impl Handler<LoseViewers> for Terminal {
+    type Result = ();
+
+    fn handle(&mut self, _: LoseViewers, _: &mut Self::Context) {
+        for seated in &self.viewers {
+            seated.over.cancel();
+        }
+        // Its ttyd is out of reach too, which is no fault of its own.
+        self.keeper.rest();
+    }
+}
+
 impl Handler<Left> for Terminal {
     type Result = ();
 

@@ -33,6 +33,7 @@ use crate::conversation::Delivered;
 use crate::error::SessionError;
 use crate::events::SERVICE_STREAM;
 use crate::faults::Faults;
+use crate::hosts::{Hosts, HostsPlan};
 use crate::service::Service;
 use crate::session::phase::State;
 use crate::session::status::SessionView;
@@ -79,6 +80,8 @@ pub struct World {
     pub probe_seeds: Cell<bool>,
     /// What an operator has a say in, for services that are started from now on.
     pub hooks: RefCell<Arc<dyn Hooks>>,
+    /// Which other machines there are, for services that are started from now on.
+    pub other_hosts: RefCell<Option<HostsPlan>>,
     /// The fault seam of the actors.
     pub faults: Faults,
     /// What was done, by every service of this world.
@@ -120,6 +123,7 @@ impl World {
             refresh_idle: Cell::new(false),
             probe_seeds: Cell::new(false),
             hooks: RefCell::new(Arc::new(NoHooks)),
+            other_hosts: RefCell::default(),
             faults: Faults::default(),
             trace: Trace::default(),
             life: RefCell::default(),
@@ -145,6 +149,10 @@ impl World {
         let store = self.faulty_store.store();
         let stream = store.journal.open(SERVICE_STREAM).await.expect("the service's own stream opens");
         let hosts = BTreeMap::from([(HOST.to_owned(), self.faulty_host.clone() as Arc<dyn Host>)]);
+        let hosts = match self.other_hosts.borrow().clone() {
+            Some(plan) => Hosts::open(hosts, plan).expect("the plan of a test makes sense"),
+            None => hosts.into(),
+        };
         let mut settings = Settings::new(hosts, store, stream);
         settings.faults = self.faults.clone();
         settings.trace = self.trace.clone();

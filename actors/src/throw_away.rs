@@ -13,12 +13,16 @@ use optio_host::{AgentState, Host, HostError, RelPath, TaskDir, TaskId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::hosts::LOCAL;
 use crate::process::stop_guarded;
 use crate::settings::Settings;
 use crate::teardown::{StepResult, StopStyle};
 
-/// The name of the host where such homes are, when it has one of this name; else the first one.
-const LOCAL: &str = "local";
+/// The kind of the homes where new logins are made.
+pub(crate) const LOGIN: &str = "login";
+
+/// The kind of the homes where codex is asked about a login.
+pub(crate) const PROBE: &str = "probe";
 
 /// Directories without which codex does not work (S-236).
 const HOME_DIRS: [&str; 4] = [workdir::CODEX_HOME, "home/.local/share", "home/.config", "home/.cache"];
@@ -43,12 +47,11 @@ pub(crate) struct ThrowAway {
 impl ThrowAway {
     /// The home of this number for tasks of this kind. Looks at nothing.
     pub(crate) fn at(settings: &Settings, kind: &str, slot: usize) -> Result<Self, HostError> {
-        let host = settings.hosts.get(LOCAL).or_else(|| settings.hosts.values().next());
-        let host = host.cloned().ok_or_else(|| HostError::Unreachable {
+        let host = settings.hosts.own().ok_or_else(|| HostError::Unreachable {
             host: LOCAL.to_owned(),
             why: "no host is configured".to_owned(),
         })?;
-        let dir = host.task_dir(&TaskId::new(format!("{kind}-{}-{slot}", settings.name))?);
+        let dir = host.task_dir(&task(settings, kind, slot)?);
         Ok(Self { host, dir })
     }
 
@@ -111,6 +114,11 @@ impl ThrowAway {
     pub(crate) fn place(&self) -> String {
         format!("{} on {}", self.dir.path().display(), self.host.name())
     }
+}
+
+/// The name of the directory of the home of this number.
+pub(crate) fn task(settings: &Settings, kind: &str, slot: usize) -> Result<TaskId, HostError> {
+    TaskId::new(format!("{kind}-{}-{slot}", settings.name))
 }
 
 /// A path beside the workdir.

@@ -40,6 +40,11 @@ pub enum Deed {
         /// Which seed.
         seed: SeedId,
     },
+    /// The lease is kept no longer, and not released: it expires unless the run takes it up again.
+    LeaseLeft {
+        /// Which seed.
+        seed: SeedId,
+    },
     /// A snapshot is on record.
     SnapshotStored,
     /// A login made in this run is a seed.
@@ -141,6 +146,10 @@ pub fn violations(trace: &[Traced]) -> Vec<String> {
                 if state.lost {
                     broken("INV-07: the seed was written after the lease was lost");
                 }
+                let held = state.held.as_ref();
+                if held.and_then(|seed| holders.get(seed)).is_some_and(|holder| holder != run) {
+                    broken("INV-01: a seed was written that another run holds");
+                }
                 state.saved = true;
             }
             Deed::Spooled => state.spooled = true,
@@ -154,8 +163,16 @@ pub fn violations(trace: &[Traced]) -> Vec<String> {
                 if state.held.as_ref().is_some_and(|held| held != seed) {
                     broken("INV-04: another seed's lease was released");
                 }
-                holders.remove(seed);
+                if holders.get(seed) == Some(run) {
+                    holders.remove(seed);
+                }
                 state.held = None;
+            }
+            // Another run may have it, from its expiry on; this one may still write what nobody else has touched.
+            Deed::LeaseLeft { seed } => {
+                if holders.get(seed) == Some(run) {
+                    holders.remove(seed);
+                }
             }
             Deed::LeaseLost { seed } => {
                 state.lost = true;

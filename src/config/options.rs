@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::hooks::HookOptions;
+use super::hosts::HostOptions;
 use super::provision::ProvisionOptions;
 
 /// What was given, in one place; `None` is what was left out.
@@ -147,6 +148,9 @@ pub struct Options {
     /// What an operator has a say in; in the file only.
     #[arg(skip)]
     pub hooks: Option<HookOptions>,
+    /// The machines behind SSH, by name; in the file only.
+    #[arg(skip)]
+    pub hosts: Option<HostOptions>,
 }
 
 /// What was given as the store: a word, or an address that may hold a password, which is why it is never shown.
@@ -304,6 +308,7 @@ impl Options {
             log_format: self.log_format.or(below.log_format),
             defaults: self.defaults.or(below.defaults),
             hooks: self.hooks.or(below.hooks),
+            hosts: self.hosts.or(below.hosts),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use optio_testkit::{LIMIT, MockModel, ModelAuth, TestServer, procs, wait_until};
+use optio_testkit::{LIMIT, MockModel, ModelAuth, TestServer, wait_until};
 use serde_json::{Value, json};
 
 /// A terminal that talks to the mock model.
@@ -17,8 +17,7 @@ pub(crate) fn terminal(model: &MockModel) -> Value {
 
 /// The sockets of the terminals that this service has.
 pub(crate) fn sockets(server: &TestServer) -> Vec<PathBuf> {
-    let sockets = procs::sockets_beneath(&server.runtime_dir());
-    sockets.into_iter().filter(|path| path.ends_with("tmux.sock")).collect()
+    server.sockets().into_iter().filter(|path| path.ends_with("tmux.sock")).collect()
 }
 
 /// Asks tmux about the one terminal of this service; what it answers, or nothing when there is not one.

@@ -6,7 +6,7 @@ mod tickets;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{self, HeaderName};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage, HttpRequest};
@@ -24,6 +24,9 @@ use crate::error::{FORBIDDEN, Problem, UNAUTHENTICATED};
 
 /// What a browser says about the page that sends a request; no page can forge it.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What the caller may do, so that a page shows nobody what they cannot do.
+const OPTIO_ROLE: HeaderName = HeaderName::from_static("optio-role");
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +73,13 @@ pub(crate) async fn authenticate(
     match caller(&web, request.request()).and_then(|caller| check_role(caller, request.request())) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
-            Ok(next.call(request).await?.map_into_boxed_body())
+            let mut response = next.call(request).await?.map_into_boxed_body();
+            let role = match caller.role {
+                Role::Operator => HeaderValue::from_static("operator"),
+                Role::Viewer => HeaderValue::from_static("viewer"),
+            };
+            response.headers_mut().insert(OPTIO_ROLE, role);
+            Ok(response)
         }
         Err(problem) => Ok(request.error_response(problem)),
     }

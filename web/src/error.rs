@@ -6,7 +6,8 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
 use optio_actors::SessionError;
-use optio_actors::service::words::StoreError;
+use optio_actors::hosts::HostsError;
+use optio_actors::service::words::{HostError, StoreError};
 use optio_actors::session::phase::Refusal;
 use serde::Serialize;
 
@@ -52,8 +53,11 @@ kinds! {
     CONFLICT = "conflict" CONFLICT "The present state does not allow it";
     BUSY = "busy" CONFLICT "It is at work";
     STARTING = "busy" CONFLICT "It is still starting" retry 1;
+    EXISTS = "exists" CONFLICT "There is one already";
     IDLE = "idle" CONFLICT "Nothing is running";
     NOT_RESUMABLE = "not_resumable" CONFLICT "There is nothing to resume from";
+    HOST_KEY_UNKNOWN = "host_key_unknown" CONFLICT "Nobody has vouched for the host's key";
+    HOST_KEY_CHANGED = "host_key_changed" CONFLICT "The host shows another key than the known one";
     IDEMPOTENCY_CONFLICT = "idempotency_conflict" CONFLICT "The key belongs to another request";
     PAYLOAD_TOO_LARGE = "payload_too_large" PAYLOAD_TOO_LARGE "The body is too large";
     RANGE = "range" RANGE_NOT_SATISFIABLE "The file has no such part";
@@ -66,9 +70,16 @@ kinds! {
     UPSTREAM_AGENT = "upstream_agent" BAD_GATEWAY "The agent did not take it";
     UPSTREAM_AGENT_AWAY = "upstream_agent" BAD_GATEWAY "The agent cannot be reached now" retry 1;
     HOST_UNAVAILABLE = "host_unavailable" BAD_GATEWAY "The session's host does not answer" retry 2;
+    HOST_UNREACHABLE = "host_unreachable" BAD_GATEWAY "The host cannot be reached" retry 5;
+    HOST_NAME_UNKNOWN = "host_name_unknown" BAD_GATEWAY "The host's address is not known";
+    HOST_LOGIN_REFUSED = "host_login_refused" BAD_GATEWAY "The host does not let the service in";
+    HOST_LOGIN_UNSUPPORTED = "host_login_unsupported" BAD_GATEWAY "The service cannot log in to the host";
+    HOST_SHELL_UNUSABLE = "host_shell_unusable" BAD_GATEWAY "The host runs no commands";
+    HOST_FAILED = "host_failed" BAD_GATEWAY "The host did not do it";
     DRAINING = "draining" SERVICE_UNAVAILABLE "The service is going down" retry 5;
     STORE_UNAVAILABLE = "store_unavailable" SERVICE_UNAVAILABLE "The store does not answer" retry 2;
     AGENT_TIMEOUT = "agent_timeout" GATEWAY_TIMEOUT "There was no answer in time" retry 1;
+    HOST_TIMEOUT = "host_timeout" GATEWAY_TIMEOUT "The host did not answer in time" retry 5;
 }
 
 /// A field of the request, and what is wrong with it.
@@ -85,11 +96,22 @@ pub(crate) struct Problem {
     kind: &'static Kind,
     detail: String,
     errors: Vec<FieldError>,
+    host_key: Option<HostKey>,
+}
+
+/// The key that a host shows, for somebody to compare and accept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct HostKey {
+    algorithm: String,
+    fingerprint: String,
+    /// Where another key stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    known_in: Option<String>,
 }
 
 impl Problem {
     pub(crate) fn new(kind: &'static Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new() }
+        Self { kind, detail: detail.into(), errors: Vec::new(), host_key: None }
     }
 
     /// Names the field that is wrong.
@@ -113,7 +135,7 @@ impl Problem {
     }
 
     fn fields(errors: Vec<FieldError>) -> Self {
-        Self { kind: VALIDATION, detail: String::new(), errors }
+        Self { errors, ..Self::new(VALIDATION, "") }
     }
 
     /// What the framework means by a bare status.
@@ -141,6 +163,7 @@ impl Problem {
             retry_after_s: self.kind.retry_after,
             request_id,
             errors: &self.errors,
+            host_key: self.host_key.as_ref(),
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         *response.response_mut().status_mut() = self.kind.status;
@@ -171,6 +194,8 @@ struct Body<'a> {
     request_id: &'a str,
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     errors: &'a [FieldError],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_key: Option<&'a HostKey>,
 }
 
 impl ResponseError for Problem {
@@ -182,6 +207,48 @@ impl ResponseError for Problem {
         let mut response = HttpResponse::new(self.kind.status);
         response.extensions_mut().insert(self.clone());
         response
+    }
+}
+
+/// What the stable word for a host out of reach means.
+pub(crate) fn of_reach(code: &str) -> &'static Kind {
+    KINDS.iter().find(|kind| kind.code == code).copied().unwrap_or(HOST_UNAVAILABLE)
+}
+
+impl Problem {
+    fn of_host(problem: &HostError) -> Self {
+        let kind = match (problem.reach_code(), problem) {
+            (Some(code), _) => of_reach(code),
+            (None, HostError::TimedOut { .. }) => HOST_TIMEOUT,
+            (None, _) => HOST_FAILED,
+        };
+        let shown = |algorithm: &String, fingerprint: &String, known_in| {
+            Some(HostKey { algorithm: algorithm.clone(), fingerprint: fingerprint.clone(), known_in })
+        };
+        let host_key = match problem {
+            HostError::HostKeyUnknown { algorithm, fingerprint, .. } => shown(algorithm, fingerprint, None),
+            HostError::HostKeyChanged { algorithm, fingerprint, known_in, .. } => {
+                shown(algorithm, fingerprint, Some(known_in.clone()))
+            }
+            _ => None,
+        };
+        Self { host_key, ..Self::new(kind, problem.to_string()) }
+    }
+}
+
+impl From<&HostsError> for Problem {
+    fn from(error: &HostsError) -> Self {
+        use HostsError as E;
+        let kind = match error {
+            E::Wrong(wrong) => return Self::field(&wrong.field, &wrong.why),
+            E::Unknown { .. } => NOT_FOUND,
+            E::Exists { .. } => EXISTS,
+            E::Fixed { .. } => CONFLICT,
+            E::InUse { .. } | E::TooMany { .. } => BUSY,
+            E::Unusable { .. } => VALIDATION,
+            E::File { .. } => INTERNAL,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 
@@ -203,6 +270,9 @@ impl From<SessionError> for Problem {
             E::Agent { retryable: true, .. } => UPSTREAM_AGENT_AWAY,
             E::Agent { retryable: false, .. } | E::Login { .. } => UPSTREAM_AGENT,
             E::Host { .. } => HOST_UNAVAILABLE,
+            E::HostDown { code, .. } => of_reach(code),
+            E::Machine(problem) => return Self::of_host(problem),
+            E::Hosts(problem) => return problem.into(),
             E::TooManyLogins { .. } | E::TooManyViewers { .. } => BUSY,
             E::NoTerminal { .. } => CONFLICT,
             E::Draining => DRAINING,
@@ -213,5 +283,49 @@ impl From<SessionError> for Problem {
             _ => INTERNAL,
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text() -> String {
+        "x".to_owned()
+    }
+
+    #[test]
+    fn each_way_in_which_a_host_is_out_of_reach_has_a_code_of_its_own() {
+        let (host, why) = (text, text);
+        let problems = [
+            HostError::Unreachable { host: host(), why: why() },
+            HostError::NameUnknown { host: host(), address: text(), why: why() },
+            HostError::HostKeyUnknown {
+                host: host(),
+                algorithm: text(),
+                fingerprint: "SHA256:a".to_owned(),
+                accept: text(),
+            },
+            HostError::HostKeyChanged {
+                host: host(),
+                algorithm: text(),
+                fingerprint: "SHA256:a".to_owned(),
+                known_in: text(),
+                accept: text(),
+            },
+            HostError::LoginRefused { host: host(), user: text(), why: why() },
+            HostError::LoginUnsupported { host: host(), user: text(), why: why() },
+            HostError::ShellUnusable { host: host(), why: why() },
+        ];
+        for error in problems {
+            let code = error.reach_code().unwrap_or_default();
+            let problem = Problem::from(SessionError::Machine(error));
+            assert_eq!(problem.kind.code, code);
+            let is_key = code.starts_with("host_key");
+            assert_eq!(problem.kind.status == StatusCode::CONFLICT, is_key, "{code}");
+            assert_eq!(problem.host_key.is_some_and(|key| key.fingerprint == "SHA256:a"), is_key, "{code}");
+            // Only time may mend a network; the rest is somebody's to mend.
+            assert_eq!(problem.kind.retry_after.is_some(), code == "host_unreachable", "{code}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! edge.rs      every request: name, origin, id, headers, the form of refusals, the log
 //! └─ auth.rs   everything under /v1: token or cookie
 //!    ├─ terminal.rs  its socket alone is opened by a ticket too
-//!    └─ sessions.rs  conversation.rs  events.rs  files.rs  seeds.rs  seed_logins.rs  operation.rs
+//!    └─ sessions.rs  conversation.rs  events.rs  files.rs  hosts.rs  seeds.rs  seed_logins.rs  operation.rs
 //! ```
 //!
 //! Handlers check, convert, ask [`optio_actors::Service`] and map; they decide nothing. [`configure`] is the table of
@@ -17,6 +17,7 @@ mod edge;
 mod error;
 mod events;
 mod files;
+mod hosts;
 mod lists;
 mod operation;
 mod origin;
@@ -207,7 +208,11 @@ fn api() -> impl HttpServiceFactory {
         .service(at("/seeds/{id}/assign").route(post().to(seeds::assign)))
         .service(at("/seeds/{id}/status").route(post().to(seeds::set_status)))
         .service(at("/seeds/{id}/verify").route(post().to(seeds::verify)))
-        .service(at("/hosts").route(get().to(operation::hosts)))
+        .service(at("/hosts").route(get().to(hosts::all)).route(post().to(hosts::add)))
+        .service(at("/hosts/{name}").route(get().to(hosts::show)).route(delete().to(hosts::remove)))
+        .service(at("/hosts/{name}/probe").route(post().to(hosts::probe)))
+        .service(at("/hosts/{name}/reap").route(post().to(hosts::reap)))
+        .service(at("/hosts/{name}/host-key").route(post().to(hosts::accept_key)))
         .service(at("/login-links").route(post().to(auth::new_link)))
         .default_service(web::to(page::no_such_route))
         .wrap(from_fn(auth::authenticate))

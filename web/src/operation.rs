@@ -1,4 +1,4 @@
-//! The service as a whole: whether it lives, whether it takes work, which hosts it has, and breaking it on purpose.
+//! The service as a whole: whether it lives, whether it takes work, and breaking it on purpose.
 
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Path};
@@ -8,8 +8,7 @@ use serde_json::json;
 use crate::Web;
 use crate::body::Fields;
 use crate::error::{DRAINING, Problem};
-use crate::lists::list;
-use crate::query::{Params, id};
+use crate::query::id;
 
 /// `GET /healthz`: the process answers.
 pub(crate) async fn health() -> HttpResponse {
@@ -25,12 +24,6 @@ pub(crate) async fn ready(web: Data<Web>) -> Result<HttpResponse, Problem> {
     let problems = web.service().troubles();
     let status = if problems.is_empty() { "ready" } else { "degraded" };
     Ok(HttpResponse::Ok().json(json!({ "status": status, "problems": problems })))
-}
-
-/// `GET /v1/hosts`
-pub(crate) async fn hosts(web: Data<Web>, params: Params) -> Result<HttpResponse, Problem> {
-    let names: Vec<_> = web.service().settings().hosts.keys().map(|name| json!({ "name": name })).collect();
-    list(names, params, |host| host["name"].as_str().unwrap_or_default().to_owned())
 }
 
 /// `POST /v1/sessions/{id}/faults`: refused unless the service was started with `--enable-faults`.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use actix_web::http::header::{self, HeaderName};
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
+use optio_actors::hosts::{HostsError, LOCAL};
 use optio_actors::service::words::{Effort, RecordFilter, SessionConfig, SnapshotId};
 use optio_actors::session::{ChangeSession, StopMode};
 use optio_actors::sessions::{Launch, Resume};
@@ -16,9 +17,6 @@ use crate::edge::only;
 use crate::error::Problem;
 use crate::lists::list;
 use crate::query::{Params, id};
-
-/// The host of a request that names none.
-const LOCAL: &str = "local";
 
 /// The longest idempotency key.
 const KEY_LIMIT: usize = 255;
@@ -37,25 +35,31 @@ pub(crate) async fn create(
     let idempotency = idempotency_key(&request)?.map(|key| (key, fields.digest(&request)));
     let name = fields.optional("name")?;
     let labels = fields.optional("labels")?.unwrap_or_default();
-    let host = host(&mut fields)?;
+    let host = fields.optional::<Value>("host")?;
     let config =
         SessionConfig::from_json(fields.rest()).map_err(|wrong| Problem::field(wrong.field, wrong.rule))?;
+    let host = host.map_or(Ok(LOCAL.to_owned()), |host| name_of(&web, host))?;
     let launch = Launch { name, labels, host, config, idempotency };
     let session = web.service().launch(launch).await?;
     let place = format!("/v1/sessions/{}", session.id);
     Ok(HttpResponse::Created().insert_header((header::LOCATION, place)).json(session))
 }
 
-fn host(fields: &mut Fields) -> Result<String, Problem> {
-    match fields.optional::<Value>("host")? {
-        None => Ok(LOCAL.to_owned()),
-        Some(Value::String(name)) => Ok(name),
-        Some(_) => Err(Problem::field(
-            "host",
-            "it must be \"local\" or the name of a configured host; a host that is described in the request is not \
-             served by this version",
-        )),
-    }
+/// The name of a session's host, which may be described in the request.
+fn name_of(web: &Web, host: Value) -> Result<String, Problem> {
+    let described = match host {
+        Value::String(name) => return Ok(name),
+        Value::Object(mut described) if described.len() == 1 => described.remove("ssh"),
+        _ => None,
+    };
+    let Some(Value::Object(fields)) = described else {
+        let rule = "it must be \"local\", the name of a host, or {\"ssh\": {\"host\": …, \"user\": …, \"key_path\": …}}";
+        return Err(Problem::field("host", rule));
+    };
+    web.service().describe_host(fields).map_err(|refused| match refused {
+        HostsError::Wrong(wrong) => Problem::field(format!("host.ssh.{}", wrong.field), wrong.why),
+        refused => Problem::from(&refused),
+    })
 }
 
 /// The caller's name for a request that must not be done twice.

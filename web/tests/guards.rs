@@ -7,7 +7,7 @@ use common::{Reply, World};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-const ROUTES: [(Method, &str); 33] = [
+const ROUTES: [(Method, &str); 39] = [
     (Method::GET, "/v1/sessions"),
     (Method::POST, "/v1/sessions"),
     (Method::GET, "/v1/sessions/ses_x"),
@@ -40,6 +40,12 @@ const ROUTES: [(Method, &str); 33] = [
     (Method::POST, "/v1/seeds/x/status"),
     (Method::POST, "/v1/seeds/x/verify"),
     (Method::GET, "/v1/hosts"),
+    (Method::POST, "/v1/hosts"),
+    (Method::GET, "/v1/hosts/x"),
+    (Method::DELETE, "/v1/hosts/x"),
+    (Method::POST, "/v1/hosts/x/probe"),
+    (Method::POST, "/v1/hosts/x/reap"),
+    (Method::POST, "/v1/hosts/x/host-key"),
     (Method::POST, "/v1/login-links"),
 ];
 
@@ -300,8 +306,10 @@ async fn who_only_looks_on_changes_nothing() {
         assert_eq!(refused.problem(), (403, "forbidden".to_owned()), "{method} {path}");
         assert!(refused.text.contains("viewer"), "{}", refused.text);
     }
-    for path in ["/v1/sessions", "/v1/seeds", "/v1/hosts"] {
-        assert_eq!(ask(Method::GET, path).await.status, StatusCode::OK, "{path}");
+    for path in ["/v1/sessions", "/v1/seeds", "/v1/hosts", "/v1/hosts/local"] {
+        let seen = ask(Method::GET, path).await;
+        assert_eq!((seen.status, seen.header("optio-role")), (StatusCode::OK, "viewer"), "{path}");
+        assert_eq!(world.get(path).await.header("optio-role"), "operator", "{path}");
     }
     // There is no such session, which is another matter.
     assert_eq!(ask(Method::POST, TICKET).await.problem().0, 404);

@@ -120,7 +120,7 @@ async fn a_field_that_is_wrong_or_unknown_is_named() {
         ("/v1/sessions".to_owned(), conversation(json!({ "name": "" })), "name"),
         ("/v1/sessions".to_owned(), conversation(json!({ "labels": ["a"] })), "labels"),
         ("/v1/sessions".to_owned(), conversation(json!({ "host": "elsewhere" })), "host"),
-        ("/v1/sessions".to_owned(), conversation(json!({ "host": { "ssh": { "host": "a" } } })), "host"),
+        ("/v1/sessions".to_owned(), conversation(json!({ "host": { "ssh": {} } })), "host.ssh.host"),
         (on("/stop"), json!({ "mode": "gently" }), "mode"),
         (on("/stop"), json!({ "force": true }), "force"),
         (on("/resume"), json!({ "snapshot": "newest" }), "snapshot"),

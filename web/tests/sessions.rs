@@ -203,14 +203,6 @@ async fn a_service_that_goes_down_says_so_and_takes_no_work() {
 }
 
 #[actix_web::test]
-async fn hosts_are_listed_by_name() {
-    let world = World::start().await;
-    let hosts = world.get("/v1/hosts?limit=200").await.json();
-    assert_eq!(hosts, json!({ "data": [{ "name": "local" }], "next_cursor": null }));
-    world.stop().await;
-}
-
-#[actix_web::test]
 async fn faults_are_no_route_of_a_service_that_was_started_without_them() {
     let world = World::start().await;
     let session = world.session().await;

@@ -65,12 +65,19 @@ pub(super) enum Trouble {
         why: String,
         /// Where the login lies meanwhile.
         spooled: Option<String>,
+        /// The host was out of reach.
+        host_was_away: bool,
     },
 }
 
 impl Trouble {
-    fn failed(why: impl std::fmt::Display) -> Self {
-        Self::Failed { why: why.to_string(), spooled: None }
+    pub(super) fn failed(why: impl std::fmt::Display) -> Self {
+        Self::Failed { why: why.to_string(), spooled: None, host_was_away: false }
+    }
+
+    fn of_host(problem: HostError) -> Self {
+        let host_was_away = problem.reach_code().is_some();
+        Self::Failed { why: problem.to_string(), spooled: None, host_was_away }
     }
 }
 
@@ -83,8 +90,8 @@ pub(super) fn as_step(ended: &Result<Saved, Trouble>) -> StepResult {
         Err(Trouble::NotHolder) => {
             Ok(Finish::Withheld("the lease is lost, nothing may be written".to_owned()))
         }
-        Err(Trouble::Failed { why, spooled }) => {
-            Err(StepError { why: why.clone(), spooled: spooled.clone() })
+        Err(Trouble::Failed { why, spooled, host_was_away }) => {
+            Err(StepError { why: why.clone(), spooled: spooled.clone(), host_was_away: *host_was_away })
         }
     }
 }
@@ -142,7 +149,7 @@ impl Saving {
 
     /// After a lease was lost: a changed login goes to the spool, for a person, and nowhere else (T-156).
     pub(super) async fn spool_only(self) -> Result<Saved, Trouble> {
-        match self.read().await.map_err(Trouble::failed)? {
+        match self.read().await.map_err(Trouble::of_host)? {
             Found::Changed(changed) => {
                 let entry = self.spool(&changed).await?;
                 warn!(seed = %self.watched.seed, entry = self.run.store.spool.describe(&entry), "login is only spooled");
@@ -166,11 +173,11 @@ impl Saving {
                 None
             }
         };
-        Trouble::Failed { why, spooled }
+        Trouble::Failed { why, spooled, host_was_away: false }
     }
 
     async fn once(&self) -> Result<Saved, Trouble> {
-        let changed = match self.read().await.map_err(Trouble::failed)? {
+        let changed = match self.read().await.map_err(Trouble::of_host)? {
             Found::Unchanged => return Ok(Saved::Unchanged),
             Found::NotALogin(why) => return Ok(Saved::NotALogin { why }),
             Found::Changed(changed) => changed,
@@ -266,7 +273,7 @@ impl Saving {
 
     async fn write(&self, changed: &Changed, entry: &SpoolId) -> Result<SeedVersion, Trouble> {
         let spooled = || Some(self.run.store.spool.describe(entry));
-        let failed = |why: String| Trouble::Failed { why, spooled: spooled() };
+        let failed = |why: String| Trouble::Failed { why, spooled: spooled(), host_was_away: false };
         let step = self.run.step(ChildKind::CredWatcher, "store").await;
         step.map_err(|injected| failed(injected.to_string()))?;
         let mut base = self.watched.baseline.version.clone();

@@ -12,8 +12,8 @@ use crate::hooks;
 use crate::session::RunContext;
 use crate::session::log::Announced;
 
-/// Fetches, reviews and keeps what was announced.
-pub(super) async fn settle(run: &RunContext, announced: Announced) -> DeliverableSettled {
+/// Fetches, reviews and keeps what was announced; `None` when its host is out of reach, so that nothing is decided yet.
+pub(super) async fn settle(run: &RunContext, announced: Announced) -> Option<DeliverableSettled> {
     let workdir = run.dir.workdir().display().to_string();
     let limit = run.ledger.read(|record| record.config.max_download_bytes()).min(KEPT_LIMIT);
     let rejected = |why: String| Verdict::Rejected(why);
@@ -31,7 +31,8 @@ pub(super) async fn settle(run: &RunContext, announced: Announced) -> Deliverabl
         Ok(name) => {
             settled.name.clone_from(&name);
             match fetch(run, &name, limit).await {
-                Err(verdict) => verdict,
+                Err(Unfetched::Away) => return None,
+                Err(Unfetched::Settled(verdict)) => verdict,
                 Ok((content, text)) => {
                     settled.bytes = Some(content.len() as u64);
                     decide(run, Deliverable { path: name, text }, content).await
@@ -43,7 +44,15 @@ pub(super) async fn settle(run: &RunContext, announced: Announced) -> Deliverabl
         settled.sha256 = Some(file.sha256.clone());
     }
     (settled.accepted, settled.reply) = verdict.words();
-    settled
+    Some(settled)
+}
+
+/// Why there is nothing to review.
+enum Unfetched {
+    /// Its host is out of reach.
+    Away,
+    /// That is the answer.
+    Settled(Verdict),
 }
 
 enum Verdict {
@@ -73,19 +82,20 @@ impl Verdict {
 }
 
 /// Reads the file on its host, which follows no link (S-171).
-async fn fetch(run: &RunContext, name: &str, limit: u64) -> Result<(Bytes, String), Verdict> {
-    let rejected = |why: &str| Verdict::Rejected(why.to_owned());
+async fn fetch(run: &RunContext, name: &str, limit: u64) -> Result<(Bytes, String), Unfetched> {
+    let rejected = |why: &str| Unfetched::Settled(Verdict::Rejected(why.to_owned()));
     let path = RelPath::in_workdir(&format!("{DELIVERABLES}/{name}"));
     let path = path.map_err(|_| rejected("the path is not acceptable"))?;
     let content = run.host.read(&run.dir, &path, limit).await.map_err(|problem| match problem {
         HostError::NotFound { .. } => rejected("there is no such file"),
         HostError::Refused { why, .. } => rejected(why),
         HostError::TooLarge { len, limit, .. } => {
-            Verdict::Rejected(format!("the file has {len} bytes, and at most {limit} are taken"))
+            rejected(&format!("the file has {len} bytes, and at most {limit} are taken"))
         }
+        problem if problem.reach_code().is_some() => Unfetched::Away,
         problem => {
             warn!(%problem, name, "deliverable is not fetched");
-            Verdict::Trouble("it could not read the file".to_owned())
+            Unfetched::Settled(Verdict::Trouble("it could not read the file".to_owned()))
         }
     })?;
     match std::str::from_utf8(&content) {

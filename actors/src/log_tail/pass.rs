@@ -42,6 +42,8 @@ pub(super) struct Read {
 pub(super) enum Unread {
     /// What lies there is no log.
     Odd(String),
+    /// Its host is out of reach.
+    Away(String),
     /// It cannot be read.
     Broken(String),
 }
@@ -62,6 +64,7 @@ pub(super) async fn read_all(
         let room = QUEUE.saturating_sub(pending);
         let pass = pass(run, &at, heed, room).await.map_err(|problem| match problem {
             HostError::Refused { .. } => Unread::Odd(problem.to_string()),
+            problem if problem.reach_code().is_some() => Unread::Away(problem.to_string()),
             problem => Unread::Broken(format!("the agent's log cannot be read: {problem}")),
         })?;
         pulse.touch();

@@ -47,7 +47,8 @@ impl Service {
             return Ok(FileCopy { name, content, sha256: Some(file.sha256) });
         }
         let live = self.find(id).await?.is_some();
-        let host = self.settings.hosts.get(&record.host).filter(|_| live).ok_or_else(missing)?;
+        let host = self.settings.hosts.of_record(&record.host, record.ssh.as_ref()).ok();
+        let host = host.filter(|_| live).ok_or_else(missing)?;
         let task = TaskId::new(id.as_str()).map_err(|_| missing())?;
         let at = RelPath::in_workdir(path).map_err(|_| missing())?;
         let limit = record.config.max_download_bytes().min(KEPT_LIMIT);

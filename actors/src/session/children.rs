@@ -1,6 +1,6 @@
 //! The one table of a session's children: iterated for health, for observing and for teardown alike.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -143,6 +143,8 @@ struct History {
 pub struct Children {
     slots: BTreeMap<ChildKind, Slot>,
     history: BTreeMap<ChildKind, History>,
+    /// Who waits for the host.
+    parked: BTreeSet<ChildKind>,
 }
 
 /// What a child's death asks of its supervisor.
@@ -152,6 +154,8 @@ pub enum AfterExit {
     Nothing,
     /// Start it again after this wait.
     Restart(Duration),
+    /// Its host is away, which is no fault of its own: it waits until the host is back.
+    Parked,
     /// It died too often.
     BudgetSpent,
 }
@@ -178,8 +182,8 @@ impl Children {
         self.history.entry(kind).or_default().restarts += 1;
     }
 
-    /// Takes note of a child's end.
-    pub fn exited(&mut self, exit: &ChildExit) -> AfterExit {
+    /// Takes note of a child's end. One that is excused does not count.
+    pub fn exited(&mut self, exit: &ChildExit, excused: bool) -> AfterExit {
         let is_current = |id: ChildId| self.slots.get(&exit.kind).is_some_and(|slot| slot.handle.id == id);
         if !is_current(exit.id) {
             return AfterExit::Nothing;
@@ -187,6 +191,10 @@ impl Children {
         self.slots.remove(&exit.kind);
         let history = self.history.entry(exit.kind).or_default();
         history.last_exit = Some(exit.reason.to_string());
+        if excused {
+            self.parked.insert(exit.kind);
+            return AfterExit::Parked;
+        }
         history.restarts += 1;
         let now = Instant::now();
         history.recent.retain(|at| now.duration_since(*at) < BUDGET_WINDOW);
@@ -196,6 +204,25 @@ impl Children {
         }
         let doublings = history.recent.len() as u32 - 1;
         AfterExit::Restart((BACKOFF_MIN * 2u32.pow(doublings)).min(BACKOFF_MAX))
+    }
+
+    /// Has a child wait for the host.
+    pub fn park(&mut self, kind: ChildKind) {
+        self.parked.insert(kind);
+    }
+
+    /// Who has waited for the host, which is back.
+    pub fn take_parked(&mut self) -> BTreeSet<ChildKind> {
+        std::mem::take(&mut self.parked)
+    }
+
+    /// Forgets the exits of the last `time` of the children that live by the host: it was the host's doing.
+    pub fn forgive(&mut self, time: Duration) {
+        for kind in [ChildKind::ConversationReader, ChildKind::LogTail] {
+            if let Some(history) = self.history.get_mut(&kind) {
+                history.recent.retain(|at| at.elapsed() >= time);
+            }
+        }
     }
 
     /// Kills every child that has been silent for longer than it may; their exits follow.
@@ -234,7 +261,10 @@ impl Children {
                     alive: self.has(kind),
                     restarts: history.map_or(0, |h| h.restarts),
                     last_exit: history.and_then(|h| h.last_exit.clone()),
-                    phase: last.as_ref().map(|o| o.phase.clone()),
+                    phase: match self.parked.contains(&kind) {
+                        true => Some("waiting for the host".to_owned()),
+                        false => last.as_ref().map(|o| o.phase.clone()),
+                    },
                     last_error: last.as_ref().and_then(|o| o.last_error.clone()),
                     detail: last.map(|o| o.detail),
                 }

@@ -55,6 +55,16 @@ impl RunContext {
         self.faults.at(&self.session, child, step).await
     }
 
+    /// True while the host is known to be out of reach: asking it something would only be one more failure.
+    pub fn host_is_away(&self) -> bool {
+        !self.host.reach().borrow().may_answer()
+    }
+
+    /// True when this run ended before its host was reached: nothing of it is there, and nothing there has to be undone.
+    pub fn never_reached_its_host(&self) -> bool {
+        self.ledger.read(|record| record.run.as_ref().is_some_and(|run| run.host_unreached))
+    }
+
     /// A path below the workdir that is known to be well formed.
     pub fn in_workdir(path: &'static str) -> RelPath {
         RelPath::in_workdir(path).expect("a literal relative path without empty or dot segments")

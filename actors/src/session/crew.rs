@@ -69,7 +69,8 @@ pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Se
         ChildKind::HostLink => {
             let pulse = Pulse::new(host_link::PULSE_LIMIT);
             let beat = pulse.clone();
-            let (addr, handle) = spawn_child(parent, kind, span, move |_| HostLink::new(run, beat));
+            let facts = ctx.address().recipient();
+            let (addr, handle) = spawn_child(parent, kind, span, move |_| HostLink::new(run, beat, facts));
             (AnyChild::HostLink(addr), handle, pulse)
         }
         ChildKind::Process => {
@@ -99,11 +100,15 @@ pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Se
         ChildKind::LeaseRenewer => {
             let pulse = Pulse::new(lease_renewer::PULSE_LIMIT);
             let (beat, facts) = (pulse.clone(), ctx.address().recipient());
-            let confirmed = session.lease_confirmed;
+            let (confirmed, left) = (session.lease_confirmed, session.loss.lease_left);
             let (holder, earlier) = session.ledger.read(|record| {
                 let of_run = record.run.as_ref().expect("a session actor exists only for a run on record");
-                let earlier =
-                    of_run.seed.clone().map(|seed| EarlierLease { seed, lost: of_run.lease_lost, confirmed });
+                let earlier = of_run.seed.clone().map(|seed| EarlierLease {
+                    seed,
+                    lost: of_run.lease_lost,
+                    confirmed,
+                    left,
+                });
                 (of_run.holder.clone(), earlier)
             });
             let make = move |_| LeaseRenewer::new(run, beat, facts, holder, earlier);

@@ -26,6 +26,8 @@ pub(super) struct Cause {
     pub outcome: EndState,
     /// One sentence that a person understands.
     pub reason: String,
+    /// The stable word for it, where it has one.
+    pub code: Option<&'static str>,
     /// How gently the agent is stopped.
     pub style: StopStyle,
 }
@@ -33,13 +35,13 @@ pub(super) struct Cause {
 impl Cause {
     /// The run could not go on.
     pub(super) fn failed(reason: impl Into<String>) -> Self {
-        Self { outcome: EndState::Failed, reason: reason.into(), style: StopStyle::Graceful }
+        Self { outcome: EndState::Failed, reason: reason.into(), code: None, style: StopStyle::Graceful }
     }
 
     /// The lease is lost: somebody else may use the login any moment.
     pub(super) fn lease_lost(why: &str) -> Self {
         let reason = format!("the lease of its seed is lost: {why}");
-        Self { outcome: EndState::Failed, reason, style: StopStyle::Fence }
+        Self { outcome: EndState::Failed, reason, code: None, style: StopStyle::Fence }
     }
 }
 
@@ -53,6 +55,7 @@ impl Session {
         self.ledger.edit(|record| {
             record.outcome = Some(cause.outcome);
             record.reason = Some(cause.reason.clone());
+            record.code = cause.code.map(str::to_owned);
             record.begin_teardown(cause.style);
             // Nobody is needed for what is ending.
             if let Some(run) = &mut record.run {
@@ -72,7 +75,7 @@ impl Session {
                 warn!(parent: &session.span, %problem, "end of the run is not on record yet");
             }
             session.withdraw_approvals(ApprovalState::Cancelled, "the session is stopping");
-            let told = json!({ "outcome": cause.outcome, "reason": cause.reason });
+            let told = json!({ "outcome": cause.outcome, "reason": cause.reason, "code": cause.code });
             session.events.tell("session.stopping", &told);
             session.publish();
             session.walk_unless_beginning(ctx);
@@ -93,7 +96,8 @@ impl Session {
         }
         let (style, progress) = self.ledger.read(|r| (r.style.unwrap_or(StopStyle::Graceful), r.progress()));
         let (hands, notes) = (ctx.address().recipient(), ctx.address().recipient());
-        let walking = teardown::run(hands, notes, style, progress).instrument(self.span.clone());
+        let way = self.way_for_the_end();
+        let walking = teardown::run(hands, notes, way, style, progress).instrument(self.span.clone());
         ctx.spawn(walking.into_actor(self).map(|report, session, ctx| session.over(report, ctx)));
     }
 
@@ -101,11 +105,16 @@ impl Session {
         self.withdraw_approvals(ApprovalState::Expired, "the agent is gone");
         let phase = if report.agent_is_gone { Phase::Ended } else { Phase::Lost };
         let kept = report.workdir_kept.then(|| self.run.dir.workdir().display().to_string());
+        let unreached = self.run.never_reached_its_host();
         let stored =
             matches!(report.outcomes.get(&Step::CaptureSnapshot), Some(teardown::Outcome::Done { .. }));
         let outcome = self.ledger.edit(|record| {
             record.phase = phase;
-            record.workdir_kept = kept;
+            // What an earlier run left there is there still.
+            if !unreached {
+                record.workdir_kept = kept;
+            }
+            record.host_down = None;
             record.has_snapshot |= stored;
             if let Some(run) = &mut record.run {
                 run.turn = None;
@@ -209,6 +218,10 @@ impl Handler<NoteStep> for Session {
             let found = record.teardown.iter_mut().find(|s| s.step == step)?;
             match &noted {
                 Noted::Began => found.started_at = Some(now),
+                Noted::Again(why) => {
+                    found.again += 1;
+                    found.trouble = Some(why.clone());
+                }
                 Noted::Ended(outcome) => {
                     found.ended_at = Some(now);
                     found.outcome = Some(outcome.clone());
@@ -217,10 +230,11 @@ impl Handler<NoteStep> for Session {
             Some(StepView::from(&*found))
         });
         let ended = matches!(noted, Noted::Ended(_));
-        self.run.did(match noted {
-            Noted::Began => Deed::StepBegan { step },
-            Noted::Ended(outcome) => Deed::StepEnded { step, outcome },
-        });
+        match noted {
+            Noted::Began => self.run.did(Deed::StepBegan { step }),
+            Noted::Again(_) => {}
+            Noted::Ended(outcome) => self.run.did(Deed::StepEnded { step, outcome }),
+        }
         // A store that does not answer takes its whole limit for each note: an agent whose lease is lost has to be gone
         // before (INV-08), and the next process looks whether it is.
         let in_a_hurry = self.ledger.read(|r| r.style == Some(StopStyle::Fence)) && step <= Step::StopAgent;

@@ -131,6 +131,10 @@ impl Handler<ConversationFact> for Session {
                 let Some(approval) = withdrawn else { return };
                 self.events.tell("approval.resolved", &json!({ "approval": approval }));
             }
+            ConversationFact::NotSent { messages } => {
+                self.unsent.extend(messages);
+                return;
+            }
             // Where another reader can take its place, its exit has it started.
             ConversationFact::GaveUp { why } => {
                 if crew::is_irreplaceable(self, ChildKind::ConversationReader) {

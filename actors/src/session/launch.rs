@@ -95,6 +95,16 @@ enum LaunchError {
     Endless { doing: &'static str, limit: Duration, child: ChildKind },
 }
 
+impl LaunchError {
+    /// The stable word for a host that could not be reached.
+    fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Host(problem) | Self::Restore(RestoreError::Host(problem)) => problem.reach_code(),
+            _ => None,
+        }
+    }
+}
+
 /// A launch that did not succeed.
 pub(super) struct NotLaunched {
     /// Why.
@@ -117,7 +127,8 @@ pub(super) async fn launch(
             LaunchError::Endless { child, .. } => Some(*child),
             _ => None,
         };
-        NotLaunched { cause: Cause::failed(problem.to_string()), still_at_it }
+        let cause = Cause { code: problem.code(), ..Cause::failed(problem.to_string()) };
+        NotLaunched { cause, still_at_it }
     })
 }
 
@@ -132,7 +143,16 @@ impl Launching {
     async fn all(&self) -> Result<(), LaunchError> {
         use ChildKind::{ConversationReader, HostLink, LeaseRenewer, Process, Snapshotter, Terminal};
         let mode = self.run.ledger.read(|record| record.config.mode());
-        self.step("reaching the host", STEP_LIMIT, HostLink, self.connect()).await?;
+        let reached = self.step("reaching the host", STEP_LIMIT, HostLink, self.connect()).await;
+        if reached.is_err() {
+            // Its teardown has nothing to wait for.
+            self.run.ledger.edit(|record| {
+                if let Some(run) = &mut record.run {
+                    run.host_unreached = true;
+                }
+            });
+        }
+        reached?;
         if mode == Mode::Terminal {
             self.step("finding tmux", STEP_LIMIT, HostLink, self.places()).await?;
         }

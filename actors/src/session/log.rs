@@ -190,12 +190,12 @@ impl Session {
                 let verdict = verdict.clone();
                 ctx.run_later(DRAIN_LIMIT, move |session, ctx| {
                     let (outcome, reason) = verdict.outcome();
-                    session.end(Cause { outcome, reason, style: StopStyle::Graceful }, ctx);
+                    session.end(Cause { outcome, reason, code: None, style: StopStyle::Graceful }, ctx);
                 });
             }
             return;
         }
-        self.end(Cause { outcome, reason, style: StopStyle::Graceful }, ctx);
+        self.end(Cause { outcome, reason, code: None, style: StopStyle::Graceful }, ctx);
     }
 
     fn has_pending_deliverables(&self) -> bool {
@@ -231,7 +231,12 @@ impl Session {
                     let cause = of_agents_end(mode, status, None).map_or(otherwise, |(outcome, reason)| {
                         // One that was left has nothing to explain.
                         let said = if outcome == EndState::Failed { said.as_str() } else { "" };
-                        Cause { outcome, reason: format!("{reason}{said}"), style: StopStyle::Graceful }
+                        Cause {
+                            outcome,
+                            reason: format!("{reason}{said}"),
+                            code: None,
+                            style: StopStyle::Graceful,
+                        }
                     });
                     session.end(cause, ctx);
                 }

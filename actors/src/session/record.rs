@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use optio_codex_protocol::config::{Mode, SessionConfig};
-use optio_host::AgentIdentity;
+use optio_host::{AgentIdentity, SshTarget};
 use optio_store::{Holder, RecordRow, RunId, SeedId, SessionId, SnapshotId, SnapshotRow, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -31,6 +31,10 @@ pub struct SessionRecord {
     pub labels: BTreeMap<String, String>,
     /// Its host's name.
     pub host: String,
+    /// The host itself, where no configuration says what the name means: a session must find its machine again also when
+    /// the service has forgotten it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<SshTarget>,
     /// What was asked for, validated.
     #[serde(with = "config_as_json")]
     pub config: SessionConfig,
@@ -44,6 +48,12 @@ pub struct SessionRecord {
     pub outcome: Option<EndState>,
     /// One sentence that a person understands.
     pub reason: Option<String>,
+    /// The stable word for that reason, where it has one.
+    #[serde(default)]
+    pub code: Option<String>,
+    /// Its host is out of reach.
+    #[serde(default)]
+    pub host_down: Option<HostDown>,
     /// The present run, or the last one.
     pub run: Option<RunRecord>,
     /// The teardown of that run; empty until it begins.
@@ -60,6 +70,17 @@ pub struct SessionRecord {
     pub model: Option<String>,
     /// The reasoning effort chosen for the next turns.
     pub effort: Option<String>,
+}
+
+/// What is on record of a host that is out of reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostDown {
+    /// Since when.
+    pub since: Timestamp,
+    /// The stable word for it, see [`optio_host::HostError::reach_code`].
+    pub code: String,
+    /// What was tried last, in words.
+    pub why: String,
 }
 
 /// What is on record of a run.
@@ -108,6 +129,9 @@ pub struct RunRecord {
     /// The session's newest snapshot when the run began: a newest one with another id is this run's own.
     #[serde(default)]
     pub newest_before: NewestBefore,
+    /// The launch did not reach the host, so that nothing of the run is there.
+    #[serde(default)]
+    pub host_unreached: bool,
     /// The agent's own log.
     #[serde(default)]
     pub log: LogRecord,
@@ -166,6 +190,12 @@ pub struct StepRecord {
     pub ended_at: Option<Timestamp>,
     /// How it ended.
     pub outcome: Option<Outcome>,
+    /// How often the host went away under it, for which it was asked again.
+    #[serde(default)]
+    pub again: u32,
+    /// What it said the last of these times.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 impl SessionRecord {
@@ -176,7 +206,14 @@ impl SessionRecord {
 
     /// Lays out the steps of a teardown that begins now.
     pub fn begin_teardown(&mut self, style: StopStyle) {
-        let pending = |step| StepRecord { step, started_at: None, ended_at: None, outcome: None };
+        let pending = |step| StepRecord {
+            step,
+            started_at: None,
+            ended_at: None,
+            outcome: None,
+            again: 0,
+            trouble: None,
+        };
         self.teardown = Step::ALL.into_iter().map(pending).collect();
         self.style = Some(style);
         self.phase = Phase::Stopping;

@@ -7,7 +7,7 @@ use optio_codex_protocol::config::Mode;
 use optio_host::{AgentState, ExitStatus};
 use optio_store::{Renewal, StoreError};
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use super::RunContext;
 use super::Session;
@@ -22,7 +22,7 @@ use crate::cred_watcher::WatchLogin;
 use crate::host_link::Connect;
 use crate::lease_renewer::unnoted_lease;
 use crate::process::{AdoptAgent, Transport};
-use crate::teardown::StopStyle;
+use crate::teardown::{StopStyle, Way};
 
 /// What was found of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub(super) enum Found {
     Over(Cause),
     /// Somebody else has its lease, so its agent must go at once.
     LeaseLost(String),
+    /// Its host is out of reach: nothing is known of it, and nothing decided.
+    HostAway,
 }
 
 /// How long taking a run over may take: a connection, a look at the machine, and an attach with every patience it has.
@@ -56,6 +58,10 @@ async fn look(run: RunContext, crew: Crew) -> Found {
     }
     match crew.host_link.send(Connect).await {
         Ok(Ok(_)) => {}
+        Ok(Err(problem)) if problem.reach_code().is_some() => {
+            let ending = run.ledger.read(|record| record.phase == Phase::Stopping);
+            return if ending { Found::Ending } else { Found::HostAway };
+        }
         Ok(Err(problem)) => return Found::Over(Cause::failed(problem.to_string())),
         Err(_) => return Found::Over(Cause::failed("the host link died")),
     }
@@ -81,11 +87,12 @@ async fn look(run: RunContext, crew: Crew) -> Found {
             let by_itself =
                 (phase == Phase::Live && !by_guard).then(|| of_agents_end(mode, status, None)).flatten();
             Found::Over(match by_itself {
-                Some((outcome, reason)) => Cause { outcome, reason, style: StopStyle::Graceful },
+                Some((outcome, reason)) => Cause { outcome, reason, code: None, style: StopStyle::Graceful },
                 None => ended_meanwhile(phase, Some(status), by_guard),
             })
         }
         Ok(AgentState::Absent) => Found::Over(ended_meanwhile(phase, None, false)),
+        Err(problem) if problem.reach_code().is_some() => Found::HostAway,
         Err(problem) => Found::Over(Cause::failed(format!("the agent's state cannot be read: {problem}"))),
     }
 }
@@ -166,8 +173,65 @@ async fn adopt(run: &RunContext, crew: &Crew, identity: optio_host::AgentIdentit
     }
 }
 
+/// How long after a look that failed the loss of its host may still be told.
+const DOUBT: Duration = Duration::from_secs(1);
+
 impl Session {
+    /// Takes the run over, as soon as its host can be reached.
+    pub(super) fn take_over(&mut self, crew: Crew, ctx: &mut Context<Self>) {
+        let losses = self.loss.losses();
+        let (recovering, mut way) = (recover(self.run.clone(), crew), self.loss.way());
+        let looking = async move {
+            let found = recovering.await;
+            // What failed may have failed for a host that went away under it.
+            let lost = match found {
+                Found::HostAway => true,
+                Found::Over(_) => {
+                    let lost = way.wait_for(|way| way.losses != losses);
+                    matches!(tokio::time::timeout(DOUBT, lost).await, Ok(Ok(_)))
+                }
+                Found::Adopted | Found::Ending | Found::LeaseLost(_) => false,
+            };
+            if lost { Found::HostAway } else { found }
+        };
+        let looking = looking.instrument(self.span.clone());
+        ctx.spawn(looking.into_actor(self).map(|found, session, ctx| session.recovered(found, ctx)));
+    }
+
+    /// Takes it over again when the host is back. A stop that comes meanwhile, or the end of the agent by its guard, has the
+    /// teardown wait instead.
+    fn take_over_later(&mut self, ctx: &mut Context<Self>) {
+        let (mut way, stop) = (self.loss.way(), self.stop.clone());
+        let waiting = async move {
+            // A link that has not told of the loss yet is given the time to do so.
+            let lost = way.wait_for(|way| way.way != Way::Open);
+            drop(tokio::time::timeout(DOUBT, lost).await);
+            tokio::select! {
+                _ = way.wait_for(|way| way.way == Way::Open) => {}
+                () = stop.cancelled() => {}
+            }
+        };
+        ctx.spawn(waiting.into_actor(self).map(|(), session, ctx| {
+            if session.detaching {
+                return;
+            }
+            if session.phase() == Phase::Stopping {
+                session.beginning_under_way = false;
+                session.walk(ctx);
+                return;
+            }
+            // The last look may have left a reader that is half attached.
+            let front = Front::kind(session.ledger.read(|record| record.config.mode()));
+            session.children.discard(front);
+            let crew = session.crew(ctx);
+            session.take_over(crew, ctx);
+        }));
+    }
+
     pub(super) fn recovered(&mut self, found: Found, ctx: &mut Context<Self>) {
+        if found == Found::HostAway && !self.detaching && self.phase() != Phase::Stopping {
+            return self.take_over_later(ctx);
+        }
         self.beginning_under_way = false;
         if self.detaching {
             return;
@@ -180,6 +244,7 @@ impl Session {
                     return;
                 }
                 self.ledger.edit(|record| record.phase = Phase::Live);
+                self.attach_is_due = false;
                 let pid = self
                     .ledger
                     .read(|r| r.run.as_ref().and_then(|run| run.agent.as_ref().map(|a| a.identity.pid)));
@@ -190,7 +255,7 @@ impl Session {
                 self.finish_what_was_said(ctx);
                 self.tell_answers(ctx);
             }
-            Found::Ending => self.walk(ctx),
+            Found::Ending | Found::HostAway => self.walk(ctx),
             Found::Over(cause) if self.phase() == Phase::Stopping => {
                 info!(parent: &self.span, reason = cause.reason, "run is being stopped already");
                 self.walk(ctx);

@@ -56,6 +56,9 @@ impl Handler<SendTurn> for Session {
             let refused = SessionError::refused(self.id(), refusal);
             return Box::pin(async { Err(refused) });
         }
+        if let Err(away) = self.host_is_reached() {
+            return Box::pin(async { Err(away) });
+        }
         self.attention_is_paid(ctx);
         let session = self.id().clone();
         let reader = match self.crew(ctx).front {
@@ -123,6 +126,9 @@ impl Handler<InterruptTurn> for Session {
             let refused = SessionError::refused(self.id(), refusal);
             return Box::pin(async { Err(refused) });
         }
+        if let Err(away) = self.host_is_reached() {
+            return Box::pin(async { Err(away) });
+        }
         let session = self.id().clone();
         let reader = match self.crew(ctx).front {
             Front::Conversation(reader) => reader,
@@ -156,10 +162,10 @@ impl Handler<OpenTerminal> for Session {
         let session = self.id().clone();
         let terminal = match self.phase().accepts(Request::Terminal) {
             Err(refusal) => Err(SessionError::refused(&session, refusal)),
-            Ok(()) => match self.crew(ctx).front {
+            Ok(()) => self.host_is_reached().and_then(|()| match self.crew(ctx).front {
                 Front::Terminal(terminal) => Ok(terminal),
                 Front::Conversation(_) => Err(SessionError::NoTerminal { id: session.clone() }),
-            },
+            }),
         };
         Box::pin(async move {
             match terminal?.send(seat).await {
@@ -333,7 +339,9 @@ pub enum StopMode {
     /// The agent may flush and end by itself.
     #[default]
     Graceful,
-    /// At once, unless a seed is in use: then a login may be on its way to the disk (S-454, S-455).
+    /// At once, unless a seed is in use: then a login may be on its way to the disk (S-454, S-455). Asked for while an end
+    /// waits for a host that is out of reach, it gives the host up: the session is lost, its workdir stays where it is, and
+    /// its seed needs recovery.
     Cancel,
 }
 
@@ -361,7 +369,9 @@ impl Handler<StopSession> for Session {
                 StopMode::Cancel if !seeded => StopStyle::Aggressive,
                 StopMode::Cancel | StopMode::Graceful => StopStyle::Graceful,
             };
-            self.end(Cause { outcome: EndState::Stopped, reason: stop.reason, style }, ctx);
+            self.end(Cause { outcome: EndState::Stopped, reason: stop.reason, code: None, style }, ctx);
+        } else if stop.mode == StopMode::Cancel {
+            self.give_the_host_up();
         }
         // Whoever is told that it stops may rely on it, whatever becomes of this process.
         let ledger = self.ledger.clone();

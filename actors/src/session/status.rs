@@ -30,6 +30,10 @@ pub struct SessionView {
     pub outcome: Option<EndState>,
     /// One sentence that a person understands.
     pub reason: Option<String>,
+    /// The stable word for the reason, where it has one, e.g. that of a host that could not be reached.
+    pub code: Option<String>,
+    /// Its host is out of reach; the agent may live on meanwhile.
+    pub host_down: Option<HostDownView>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it last changed.
@@ -48,6 +52,17 @@ pub struct SessionView {
     pub workdir_kept: Option<String>,
     /// The number of its newest event.
     pub last_event: u64,
+}
+
+/// A host that is out of reach, as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostDownView {
+    /// Since when.
+    pub since: Timestamp,
+    /// The stable word for it.
+    pub code: String,
+    /// What was tried last, in words.
+    pub reason: String,
 }
 
 /// A run as the API shows it.
@@ -132,7 +147,12 @@ impl From<&StepRecord> for StepView {
             state,
             started_at: record.started_at,
             ended_at: record.ended_at,
-            detail: record.outcome.as_ref().map(|o| o.detail().to_owned()).filter(|d| !d.is_empty()),
+            detail: match (&record.outcome, &record.trouble) {
+                (Some(outcome), _) => Some(outcome.detail().to_owned()).filter(|d| !d.is_empty()),
+                (None, trouble) => trouble
+                    .as_ref()
+                    .map(|why| format!("it is asked again, {} times by now: {why}", record.again)),
+            },
         }
     }
 }
@@ -164,7 +184,16 @@ impl SessionView {
             host: record.host.clone(),
             state: record.state(),
             outcome: record.outcome,
-            reason: record.reason.clone(),
+            reason: record.reason.clone().or_else(|| {
+                let down = record.host_down.as_ref()?;
+                Some(format!("host {}: down since {}", record.host, down.since))
+            }),
+            code: record.code.clone(),
+            host_down: record.host_down.as_ref().map(|down| HostDownView {
+                since: down.since,
+                code: down.code.clone(),
+                reason: down.why.clone(),
+            }),
             created_at: record.created_at,
             updated_at: record.updated_at,
             run: RunView::of(record),

@@ -7,7 +7,7 @@ use tracing::{Instrument, warn};
 
 use super::children::Front;
 use super::{Phase, Session, TurnMode};
-use crate::conversation::SendMessage;
+use crate::conversation::{ConversationError, SendMessage};
 use crate::log_tail::LookAtLog;
 use crate::terminal::TypeText;
 
@@ -25,7 +25,12 @@ impl Session {
             let answers = run.map(|run| run.log.answers.clone()).unwrap_or_default();
             (answers, run.is_some_and(|run| run.turn.is_some()))
         });
-        if self.telling || self.detaching || self.phase() != Phase::Live || answers.is_empty() {
+        if self.telling
+            || self.detaching
+            || self.host_is_away()
+            || self.phase() != Phase::Live
+            || answers.is_empty()
+        {
             return;
         }
         let text: Vec<_> = answers.iter().map(|answer| format!("{PREFIX}{answer}")).collect();
@@ -58,6 +63,26 @@ impl Session {
                 Err(_) => warn!("answer is not told yet, the way to the agent is made anew"),
             }
         }));
+    }
+
+    /// Hands a fresh reader what the one before it had taken for a later turn. What is not taken now stays for the next.
+    pub(super) fn send_the_unsent(&mut self, ctx: &mut Context<Self>) {
+        let Front::Conversation(reader) = self.crew(ctx).front else { return };
+        let Some(message) = self.unsent.pop_front() else { return };
+        let kept = message.clone();
+        let sending = reader.send(SendMessage { mode: TurnMode::Queue, ..message });
+        ctx.spawn(sending.instrument(self.span.clone()).into_actor(self).map(
+            |sent, session, ctx| match sent {
+                Ok(Ok(_)) => session.send_the_unsent(ctx),
+                // Whether it arrived is said elsewhere; a second one would be one too many.
+                Ok(Err(ConversationError::Unconfirmed)) => {}
+                Ok(Err(problem)) => {
+                    warn!(%problem, "message is not sent yet");
+                    session.unsent.push_front(kept);
+                }
+                Err(_) => warn!("reader is gone with a message"),
+            },
+        ));
     }
 
     /// The first answers are told: there is room for others.

@@ -16,7 +16,7 @@ use crate::seed_login::{
 };
 use crate::settings::Settings;
 use crate::supervision::{ChildExit, ChildHandle, ChildKind, ExitReason, spawn_child};
-use crate::throw_away::ThrowAway;
+use crate::throw_away::{LOGIN, ThrowAway};
 
 /// Logins that are over and can still be asked for.
 const REMEMBERED: usize = 64;
@@ -83,7 +83,7 @@ impl Logins {
 
 /// One of the homes where logins are made.
 fn place(settings: &Settings, slot: usize) -> Result<ThrowAway, HostError> {
-    ThrowAway::at(settings, "login", slot)
+    ThrowAway::at(settings, LOGIN, slot)
 }
 
 impl Sessions {

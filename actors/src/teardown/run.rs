@@ -5,11 +5,12 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use actix::prelude::*;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{
     CaptureSeed, CaptureSnapshot, CloseDoor, Disconnect, EndTurn, Outcome, QuietWatcher, ReleaseLease,
-    SaveBack, Settled, Step, StepMessage, StopAgent, StopStyle, Wipe,
+    SaveBack, Settled, Step, StepError, StepMessage, StepResult, StopAgent, StopStyle, Wipe,
 };
 use crate::supervision::ChildKind;
 
@@ -18,6 +19,39 @@ const END_TURN_LIMIT: Duration = Duration::from_secs(4);
 
 /// Longest wait for the session to hand out its children or to put a step on record.
 const SESSION_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long after a failed step the loss of the host may still be told: whoever used the way may notice before whoever
+/// keeps it.
+const DOUBT: Duration = Duration::from_secs(1);
+
+/// Tries of a step that says the host was out of reach, while the host counts as reachable. A way that comes and goes between
+/// two looks is worth as many.
+const TRIES_PER_RECONNECT: u32 = 3;
+
+/// Losses of the host under one step. A snapshot of ten minutes over a line that breaks each of them needs ten; a step that
+/// breaks the line itself must come to an end.
+const LOSSES_PER_STEP: u32 = 50;
+
+/// What a teardown knows of the way to the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostWay {
+    /// Whether it is there.
+    pub way: Way,
+    /// How often it was lost.
+    pub losses: u64,
+}
+
+/// Whether a host can be reached, as far as a teardown waits for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Way {
+    /// It can, as far as is known.
+    #[default]
+    Open,
+    /// It cannot; it is waited for.
+    Away,
+    /// It cannot, and nobody waits for it any more, for this reason.
+    GivenUp(String),
+}
 
 /// The children, as far as a teardown needs them.
 #[derive(Clone)]
@@ -68,6 +102,8 @@ pub struct NoteStep {
 pub enum Noted {
     /// It begins.
     Began,
+    /// The host went away under it, for which it is asked again once the host is back. What it said.
+    Again(String),
     /// It is over.
     Ended(Outcome),
 }
@@ -91,13 +127,17 @@ pub struct Report {
 pub async fn run(
     hands: Recipient<AskHands>,
     notes: Recipient<NoteStep>,
+    host: watch::Receiver<HostWay>,
     style: StopStyle,
     progress: Progress,
 ) -> Report {
-    let mut walk = Walk { hands, notes, progress };
+    let mut walk = Walk { hands, notes, host, progress };
     let closed = walk.settle(|h| &h.close, CloseDoor).await;
     if style == StopStyle::Graceful && !walk.progress.contains_key(&Step::StopAgent) {
-        walk.end_turn(closed.clone()).await;
+        // Nobody there, nobody to tell; and whoever is there has a turn to end first.
+        if walk.host_is_there().await.is_ok() {
+            walk.end_turn(closed.clone()).await;
+        }
     }
     let stopped = walk.settle(|h| &h.stop_agent, StopAgent { closed, style }).await;
     let quiet = walk.settle(|h| &h.quiet, QuietWatcher { stopped: stopped.clone() }).await;
@@ -117,6 +157,7 @@ pub async fn run(
 struct Walk {
     hands: Recipient<AskHands>,
     notes: Recipient<NoteStep>,
+    host: watch::Receiver<HostWay>,
     progress: Progress,
 }
 
@@ -128,30 +169,79 @@ impl Walk {
         if let Some(outcome) = self.progress.get(&M::STEP) {
             return Settled { outcome: outcome.clone(), _step: PhantomData };
         }
+        // Not begun before it can be: what is on record as begun is tried first by the next process.
+        let there = if M::STEP.needs_host() { self.host_is_there().await.map(drop) } else { Ok(()) };
         self.note(M::STEP, Noted::Began).await;
-        let outcome = self.ask_twice(hand, message).await;
+        let outcome = match there {
+            Ok(()) if M::STEP.needs_host() => self.settle_there(hand, message).await,
+            Ok(()) => Outcome::from(self.ask_twice(&hand, message).await),
+            Err(given_up) => given_up,
+        };
         info!(step = %M::STEP, state = outcome.state(), detail = outcome.detail(), "step settled");
         self.note(M::STEP, Noted::Ended(outcome.clone())).await;
         self.progress.insert(M::STEP, outcome.clone());
         Settled { outcome, _step: PhantomData }
     }
 
+    /// Waits until the host can be reached; answers how often it was lost before. Without a limit: what has to be done there
+    /// cannot be done anywhere else. An error is the outcome of a step for which nobody waits any more.
+    async fn host_is_there(&mut self) -> Result<u64, Outcome> {
+        let found = self.host.wait_for(|host| host.way != Way::Away).await;
+        match found.as_deref() {
+            Ok(HostWay { way: Way::GivenUp(why), .. }) => {
+                Err(Outcome::Failed { detail: why.clone(), spooled: None })
+            }
+            Ok(HostWay { losses, .. }) => Ok(*losses),
+            // The session that would tell is gone, and this walk is about to be.
+            Err(_) => Ok(0),
+        }
+    }
+
+    /// Asks for a step on the host; again when the host went away under it. Every step may be asked again.
+    async fn settle_there<M>(&mut self, hand: impl Fn(&Hands) -> &Recipient<M>, message: M) -> Outcome
+    where
+        M: StepMessage,
+    {
+        let (mut lost, mut tries) = (0, 1);
+        loop {
+            let losses = match self.host_is_there().await {
+                Ok(losses) => losses,
+                Err(given_up) => return given_up,
+            };
+            let failed = match self.ask_twice(&hand, message.clone()).await {
+                Err(failed) => failed,
+                settled => return Outcome::from(settled),
+            };
+            let lost_again = self.host.wait_for(|host| host.losses != losses || host.way != Way::Open);
+            if matches!(tokio::time::timeout(DOUBT, lost_again).await, Ok(Ok(_))) {
+                (lost, tries) = (lost + 1, 1);
+            } else if failed.host_was_away {
+                tries += 1;
+            } else {
+                return Outcome::from(Err(failed));
+            }
+            if lost > LOSSES_PER_STEP || tries > TRIES_PER_RECONNECT {
+                return Outcome::from(Err(failed));
+            }
+            warn!(step = %M::STEP, why = failed.why, lost, tries, "host went away under a step, which is asked again");
+            self.note(M::STEP, Noted::Again(failed.why)).await;
+        }
+    }
+
     /// A child that is dead or hung is replaced by a fresh one, which is asked once more.
-    async fn ask_twice<M>(&self, hand: impl Fn(&Hands) -> &Recipient<M>, message: M) -> Outcome
+    async fn ask_twice<M>(&self, hand: &impl Fn(&Hands) -> &Recipient<M>, message: M) -> StepResult
     where
         M: StepMessage,
     {
         let child = M::STEP.child();
-        let first = match self.ask(&hand, message.clone(), None).await {
-            Ok(outcome) => return outcome,
+        let first = match self.ask(hand, message.clone(), None).await {
+            Ok(result) => return result,
             Err(unknown) => unknown,
         };
         warn!(step = %M::STEP, %child, why = first, "step has no outcome, a fresh child is asked");
-        match self.ask(&hand, message, Some(child)).await {
-            Ok(outcome) => outcome,
-            Err(second) => {
-                Outcome::Failed { detail: format!("{first}; a fresh {child}: {second}"), spooled: None }
-            }
+        match self.ask(hand, message, Some(child)).await {
+            Ok(result) => result,
+            Err(second) => Err(StepError::new(format!("{first}; a fresh {child}: {second}"))),
         }
     }
 
@@ -161,7 +251,7 @@ impl Walk {
         hand: &impl Fn(&Hands) -> &Recipient<M>,
         message: M,
         replace: Option<ChildKind>,
-    ) -> Result<Outcome, String>
+    ) -> Result<StepResult, String>
     where
         M: StepMessage,
     {
@@ -171,7 +261,7 @@ impl Walk {
         };
         let limit = M::STEP.limit();
         match tokio::time::timeout(limit, hand(&hands).send(message)).await {
-            Ok(Ok(result)) => Ok(result.into()),
+            Ok(Ok(result)) => Ok(result),
             Ok(Err(_)) => Err(format!("{} died during {}", M::STEP.child(), M::STEP)),
             Err(_) => Err(format!("{} gave no answer within {limit:?}", M::STEP.child())),
         }

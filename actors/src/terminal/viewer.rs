@@ -1,5 +1,7 @@
 //! Somebody before the terminal, as the one who serves their window holds them.
 
+use std::time::Duration;
+
 use actix::WeakAddr;
 use actix::prelude::*;
 use bytes::Bytes;
@@ -11,6 +13,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Terminal;
+
+/// How long after its line broke the loss of the host may still be told.
+const DOUBT: Duration = Duration::from_secs(1);
 
 /// A seat before the terminal. Dropping it is leaving.
 pub struct Viewer {
@@ -85,11 +90,19 @@ impl Viewer {
                     Some(Ok(bytes)) => return Shown::Output(bytes),
                     Some(Err(problem)) => {
                         tracing::debug!(%problem, "viewer's line is broken");
-                        return Shown::Ended;
+                        return self.broke_off().await;
                     }
-                    None => return Shown::Ended,
+                    None => return self.broke_off().await,
                 },
             }
+        }
+    }
+
+    /// A line that broke with the way to the host breaks before anybody says so.
+    async fn broke_off(&self) -> Shown {
+        match tokio::time::timeout(DOUBT, self.over.cancelled()).await {
+            Ok(()) => Shown::Over,
+            Err(_) => Shown::Ended,
         }
     }
 

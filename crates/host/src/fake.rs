@@ -33,6 +33,7 @@
 
 mod archived;
 mod guarded;
+mod network;
 mod programs;
 mod pty;
 mod tree;
@@ -50,6 +51,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};
 
 use self::guarded::Guarded;
+use self::network::Network;
 pub use self::programs::{FakeLaunch, FakeListener, FakeSignals, FakeStart};
 use self::programs::{KillOnDrop, PIPE, Process, Start, start};
 use self::tree::{Node, Tree};
@@ -74,7 +76,7 @@ type Program = Arc<dyn Fn(FakeLaunch) -> Pin<Box<dyn Future<Output = ExitStatus>
 #[derive(Clone)]
 pub struct FakeHost {
     shared: Arc<Mutex<State>>,
-    reach: watch::Sender<Reach>,
+    network: Arc<Network>,
 }
 
 struct State {
@@ -109,7 +111,7 @@ impl FakeHost {
             guarded: HashMap::new(),
             trace: VecDeque::new(),
         };
-        Self { shared: Arc::new(Mutex::new(state)), reach: watch::Sender::new(Reach::Up) }
+        Self { shared: Arc::new(Mutex::new(state)), network: Arc::default() }
     }
 
     /// Says what plays every program that is started from now on, by whichever way; it may look at
@@ -130,6 +132,11 @@ impl FakeHost {
     /// How many spawned or guarded programs are running.
     pub fn agents_running(&self) -> usize {
         self.state().agents.iter().filter(|agent| agent.ended().is_none()).count()
+    }
+
+    /// What [`Host::guard_state`] would answer, whatever becomes of the network.
+    pub fn agent_state(&self, dir: &TaskDir) -> AgentState {
+        self.guarded_state(dir)
     }
 
     /// The bytes of a file at an absolute path.
@@ -200,12 +207,6 @@ impl FakeHost {
         state.trace.push_back(line);
     }
 
-    /// Notes a call, and lets other tasks go first: a caller that counts on an answer without waiting is wrong.
-    async fn enter(&self, line: String) {
-        self.note(line);
-        tokio::task::yield_now().await;
-    }
-
     fn environment(&self, plan: &EnvPlan) -> Result<BTreeMap<String, String>> {
         let own = [("HOME", HOME), ("PATH", "/usr/local/bin:/usr/bin:/bin")];
         let env = plan.apply(own.map(|(name, value)| (name.into(), value.into())))?;
@@ -245,14 +246,15 @@ impl Host for FakeHost {
     }
 
     fn reach(&self) -> watch::Receiver<Reach> {
-        self.reach.subscribe()
+        self.network.reach()
     }
 
     async fn connect(&self) -> Result<()> {
-        Ok(())
+        self.reconnect().await
     }
 
     async fn home(&self) -> Result<PathBuf> {
+        self.enter("home".to_owned()).await?;
         Ok(PathBuf::from(HOME))
     }
 
@@ -265,7 +267,7 @@ impl Host for FakeHost {
     }
 
     async fn create(&self, dir: &TaskDir) -> Result<()> {
-        self.enter(format!("create {}", dir.path().display())).await;
+        self.enter(format!("create {}", dir.path().display())).await?;
         let mut state = self.state();
         state.tree.remove_all(&dir.workdir());
         state.tree.make_all(&dir.workdir());
@@ -274,12 +276,12 @@ impl Host for FakeHost {
     }
 
     async fn exists(&self, dir: &TaskDir) -> Result<bool> {
-        self.enter(format!("exists {}", dir.path().display())).await;
+        self.enter(format!("exists {}", dir.path().display())).await?;
         Ok(self.state().tree.is_dir(dir.path()))
     }
 
     async fn cleanup(&self, dir: &TaskDir) -> Result<()> {
-        self.enter(format!("cleanup {}", dir.path().display())).await;
+        self.enter(format!("cleanup {}", dir.path().display())).await?;
         let mut state = self.state();
         state.tree.remove_all(dir.path());
         state.guarded.remove(dir.path());
@@ -288,7 +290,7 @@ impl Host for FakeHost {
     }
 
     async fn run(&self, command: Command) -> Result<Output> {
-        self.enter(format!("run {}", command.argv.join(" "))).await;
+        let connection = self.enter(format!("run {}", command.argv.join(" "))).await?;
         let (process, mut pipes) = self.start(FakeStart::Run, &command)?;
         let process = KillOnDrop(process);
         let whole = async {
@@ -306,7 +308,7 @@ impl Host for FakeHost {
             out.and(err).map_err(|source| HostError::io("read a program's output", source))?;
             Ok(Output { status: process.0.wait().await, stdout: tail(stdout), stderr: tail(stderr) })
         };
-        match tokio::time::timeout(command.limit, whole).await {
+        match tokio::time::timeout(command.limit, self.carry(connection, whole)).await {
             Ok(output) => output,
             Err(_) => Err(HostError::TimedOut {
                 what: command.argv.first().cloned().unwrap_or_default(),
@@ -316,78 +318,79 @@ impl Host for FakeHost {
     }
 
     async fn spawn(&self, command: Command) -> Result<Spawned> {
-        self.enter(format!("spawn {}", command.argv.join(" "))).await;
+        let connection = self.enter(format!("spawn {}", command.argv.join(" "))).await?;
         let (process, pipes) = self.start(FakeStart::Spawn, &command)?;
         self.state().agents.push(Arc::clone(&process));
         Ok(Spawned {
-            stdin: Box::new(pipes.stdin),
-            stdout: Box::new(pipes.stdout),
-            stderr: Box::new(pipes.stderr),
+            stdin: Box::new(self.wire(connection, pipes.stdin)),
+            stdout: Box::new(self.wire(connection, pipes.stdout)),
+            stderr: Box::new(self.wire(connection, pipes.stderr)),
             process: Box::new(KillOnDrop(process)),
         })
     }
 
     async fn open_pty(&self, command: Command, size: Size) -> Result<Pty> {
-        self.enter(format!("open_pty {}", command.argv.join(" "))).await;
+        let connection = self.enter(format!("open_pty {}", command.argv.join(" "))).await?;
         let (process, pipes) = self.start(FakeStart::Pty(size), &command)?;
         self.state().agents.push(Arc::clone(&process));
-        Ok(pty::of(KillOnDrop(process), pipes.stdin, pipes.stdout))
+        let (stdin, stdout) = (self.wire(connection, pipes.stdin), self.wire(connection, pipes.stdout));
+        Ok(pty::of(KillOnDrop(process), stdin, stdout))
     }
 
     async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes> {
-        self.enter(format!("read {}", path.as_str())).await;
+        self.enter(format!("read {}", path.as_str())).await?;
         self.state().tree.read(dir, path, limit)
     }
 
     async fn read_from(&self, dir: &TaskDir, path: &RelPath, offset: u64, limit: usize) -> Result<FilePart> {
-        self.enter(format!("read_from {} {offset}", path.as_str())).await;
+        self.enter(format!("read_from {} {offset}", path.as_str())).await?;
         self.state().tree.read_from(dir, path, offset, limit)
     }
 
     async fn write(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes, mode: u32) -> Result<()> {
-        self.enter(format!("write {}", path.as_str())).await;
+        self.enter(format!("write {}", path.as_str())).await?;
         self.state().tree.write(dir, path, bytes, mode)
     }
 
     async fn append(&self, dir: &TaskDir, path: &RelPath, bytes: Bytes) -> Result<()> {
-        self.enter(format!("append {}", path.as_str())).await;
+        self.enter(format!("append {}", path.as_str())).await?;
         self.state().tree.append(dir, path, &bytes)
     }
 
     async fn rename(&self, dir: &TaskDir, from: &RelPath, to: &RelPath) -> Result<()> {
-        self.enter(format!("rename {} {}", from.as_str(), to.as_str())).await;
+        self.enter(format!("rename {} {}", from.as_str(), to.as_str())).await?;
         self.state().tree.rename(dir, from, to)
     }
 
     async fn remove(&self, dir: &TaskDir, path: &RelPath) -> Result<()> {
-        self.enter(format!("remove {}", path.as_str())).await;
+        self.enter(format!("remove {}", path.as_str())).await?;
         self.state().tree.remove(dir, path)
     }
 
     async fn make_dir(&self, dir: &TaskDir, path: &RelPath) -> Result<()> {
-        self.enter(format!("make_dir {}", path.as_str())).await;
+        self.enter(format!("make_dir {}", path.as_str())).await?;
         self.state().tree.make_dir(dir, path)
     }
 
     async fn link(&self, dir: &TaskDir, path: &RelPath, target: &Path) -> Result<()> {
-        self.enter(format!("link {}", path.as_str())).await;
+        self.enter(format!("link {}", path.as_str())).await?;
         self.state().tree.link(dir, path, target)
     }
 
     async fn info(&self, dir: &TaskDir, path: &RelPath) -> Result<Option<FileInfo>> {
-        self.enter(format!("info {}", path.as_str())).await;
+        self.enter(format!("info {}", path.as_str())).await?;
         self.state().tree.info(dir, path)
     }
 
     async fn list(&self, dir: &TaskDir, path: &RelPath, limit: usize) -> Result<Vec<RelPath>> {
-        self.enter(format!("list {}", path.as_str())).await;
+        self.enter(format!("list {}", path.as_str())).await?;
         self.state().tree.list(dir, path, limit)
     }
 
     async fn write_stream(&self, path: &Path, mut stream: ByteStream, mode: u32) -> Result<u64> {
-        self.enter(format!("write_stream {}", path.display())).await;
+        let connection = self.enter(format!("write_stream {}", path.display())).await?;
         let mut bytes = Vec::new();
-        while let Some(chunk) = stream.next().await {
+        while let Some(chunk) = self.carry(connection, async { Ok(stream.next().await) }).await? {
             bytes.extend_from_slice(&chunk?);
         }
         let mut state = self.state();
@@ -404,7 +407,7 @@ impl Host for FakeHost {
     }
 
     async fn archive(&self, dir: &TaskDir, excludes: Excludes, codec: Codec) -> Result<ByteStream> {
-        self.enter(format!("archive {}", dir.path().display())).await;
+        let connection = self.enter(format!("archive {}", dir.path().display())).await?;
         let (host, workdir) = (self.clone(), dir.workdir());
         let packed = async move {
             let state = host.state();
@@ -416,13 +419,13 @@ impl Host for FakeHost {
                 Err(source) => vec![Err(HostError::io("archive", source))],
             }
         };
-        Ok(stream::once(packed).flat_map(stream::iter).boxed())
+        Ok(self.carry_stream(connection, stream::once(packed).flat_map(stream::iter).boxed()))
     }
 
     async fn restore(&self, dir: &TaskDir, mut stream: ByteStream, codec: Codec) -> Result<()> {
-        self.enter(format!("restore {}", dir.path().display())).await;
+        let connection = self.enter(format!("restore {}", dir.path().display())).await?;
         let mut packed = Vec::new();
-        while let Some(chunk) = stream.next().await {
+        while let Some(chunk) = self.carry(connection, async { Ok(stream.next().await) }).await? {
             packed.extend_from_slice(&chunk?);
         }
         let nodes = archived::unpack(&packed, codec)?;
@@ -437,25 +440,25 @@ impl Host for FakeHost {
     }
 
     async fn dial(&self, target: &Dial) -> Result<Box<dyn Duplex>> {
-        self.enter(format!("dial {target:?}")).await;
+        let connection = self.enter(format!("dial {target:?}")).await?;
         let not_listening = || HostError::NotListening { target: format!("{target:?}") };
         let listener = self.state().listeners.get(target).cloned().ok_or_else(not_listening)?;
         let (ours, theirs) = tokio::io::duplex(PIPE);
         match tokio::time::timeout(DIAL_LIMIT, listener.send(theirs)).await {
-            Ok(Ok(())) => Ok(Box::new(ours)),
+            Ok(Ok(())) => Ok(Box::new(self.wire(connection, ours))),
             Ok(Err(_)) => Err(not_listening()),
             Err(_) => Err(HostError::TimedOut { what: format!("connect to {target:?}"), limit: DIAL_LIMIT }),
         }
     }
 
     async fn watch(&self, dir: &TaskDir, path: &RelPath) -> Result<Watch> {
-        self.enter(format!("watch {}", path.as_str())).await;
+        self.enter(format!("watch {}", path.as_str())).await?;
         let (id, wakes) = self.state().tree.watch(dir, path)?;
         Ok(Watch::new(wakes, Unwatch { id, host: self.clone() }))
     }
 
     async fn find_codex(&self, wanted: Option<&Path>) -> Result<CodexBinary> {
-        self.enter(format!("find_codex {wanted:?}")).await;
+        self.enter(format!("find_codex {wanted:?}")).await?;
         self.state().codex.clone().ok_or_else(|| HostError::Program {
             program: "codex".into(),
             why: "it is not on the login shell's PATH".into(),
@@ -463,37 +466,37 @@ impl Host for FakeHost {
     }
 
     async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
-        self.enter(format!("guard_start {}", spec.argv.join(" "))).await;
+        self.enter(format!("guard_start {}", spec.argv.join(" "))).await?;
         self.start_guarded(dir, spec)
     }
 
     async fn guard_state(&self, dir: &TaskDir) -> Result<AgentState> {
-        self.enter(format!("guard_state {}", dir.path().display())).await;
+        self.enter(format!("guard_state {}", dir.path().display())).await?;
         Ok(self.guarded_state(dir))
     }
 
     async fn guard_heartbeat(&self, dir: &TaskDir) -> Result<()> {
-        self.enter(format!("guard_heartbeat {}", dir.path().display())).await;
+        self.enter(format!("guard_heartbeat {}", dir.path().display())).await?;
         self.touch_heartbeat(dir)
     }
 
     async fn guard_signal(&self, dir: &TaskDir, signal: Signal) -> Result<bool> {
-        self.enter(format!("guard_signal {signal:?} {}", dir.path().display())).await;
+        self.enter(format!("guard_signal {signal:?} {}", dir.path().display())).await?;
         Ok(self.signal_guarded(dir, signal))
     }
 
     async fn guard_gone(&self, dir: &TaskDir, limit: Duration) -> Result<bool> {
-        self.enter(format!("guard_gone {}", dir.path().display())).await;
-        Ok(self.all_gone(dir, limit).await)
+        let connection = self.enter(format!("guard_gone {}", dir.path().display())).await?;
+        self.carry(connection, async { Ok(self.all_gone(dir, limit).await) }).await
     }
 
     async fn guard_kill_leftovers(&self, dir: &TaskDir) -> Result<usize> {
-        self.enter(format!("guard_kill_leftovers {}", dir.path().display())).await;
+        self.enter(format!("guard_kill_leftovers {}", dir.path().display())).await?;
         Ok(self.kill_all_leftovers(dir))
     }
 
     async fn guard_stderr(&self, dir: &TaskDir) -> Result<Bytes> {
-        self.enter(format!("guard_stderr {}", dir.path().display())).await;
+        self.enter(format!("guard_stderr {}", dir.path().display())).await?;
         Ok(self.stderr_of(dir))
     }
 }

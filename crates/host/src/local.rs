@@ -2,7 +2,6 @@
 
 mod beneath;
 mod files;
-mod find_codex;
 mod programs;
 mod ptys;
 mod roots;
@@ -20,10 +19,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 use self::beneath::Beneath;
-use self::find_codex::KnownBinaries;
 pub(crate) use self::roots::{check_absolute, check_socket_length};
 use self::watching::Watcher;
 use crate::error::{HostError, Result};
+use crate::find_codex::KnownBinaries;
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
     FilePart, GuardSpec, Host, Output, Pty, Reach, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
@@ -329,7 +328,7 @@ impl Host for LocalHost {
     }
 
     async fn find_codex(&self, wanted: Option<&Path>) -> Result<CodexBinary> {
-        self.known_binaries.find(wanted, &self.home).await
+        self.known_binaries.find(self, wanted).await
     }
 
     async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {

@@ -56,6 +56,7 @@ use self::files::FarFiles;
 use self::link::Link;
 use self::watching::FarWatch;
 use crate::error::Result;
+use crate::find_codex::KnownBinaries;
 use crate::{
     AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
     FilePart, GuardSpec, Host, Output, Pty, Reach, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
@@ -77,6 +78,7 @@ pub struct SshHost {
     link: Arc<Link>,
     files: FarFiles,
     watch: FarWatch,
+    known_binaries: KnownBinaries,
 }
 
 impl SshHost {
@@ -99,7 +101,8 @@ impl SshHost {
         crate::local::check_socket_length(&socket_root)?;
         let link = Link::new(Way { name: name.clone(), target, accepted: accepted_keys });
         let (files, watch) = (FarFiles::new(link.clone()), FarWatch::new(link.clone()));
-        Ok(Self { name, task_root, socket_root, link, files, watch })
+        let known_binaries = KnownBinaries::default();
+        Ok(Self { name, task_root, socket_root, link, files, watch, known_binaries })
     }
 
     /// Connects once to see which key the machine shows, and accepts it when its fingerprint is this one: it is written
@@ -221,8 +224,7 @@ impl Host for SshHost {
     }
 
     async fn find_codex(&self, wanted: Option<&Path>) -> Result<CodexBinary> {
-        let _ = wanted;
-        unimplemented!()
+        self.known_binaries.find(self, wanted).await
     }
 
     async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{HostError, Result};
 
 /// The directory name of one session on its host (S-058, S-059).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(transparent)]
 pub struct TaskId(String);
 
 impl TaskId {

@@ -24,6 +24,7 @@ const POLL_SECONDS: u64 = 25;
 pub struct Client {
     base: String,
     token: Option<String>,
+    host: Option<String>,
     http: reqwest::Client,
 }
 
@@ -82,7 +83,7 @@ impl Client {
     pub fn new(base: impl Into<String>, token: &str) -> Self {
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         let http = http.build().expect("a client without TLS needs nothing of the machine");
-        Self { base: base.into(), token: Some(token.to_owned()), http }
+        Self { base: base.into(), token: Some(token.to_owned()), host: None, http }
     }
 
     /// Where the service is.
@@ -102,10 +103,19 @@ impl Client {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
+    /// The same client, whose sessions are on this host unless they say otherwise.
+    #[must_use]
+    pub fn on_host(&self, name: &str) -> Self {
+        Self { host: Some(name.to_owned()), ..self.clone() }
+    }
+
     // --- sessions ----------------------------------------------------------------------------------------------------
 
     /// Creates and launches a session.
-    pub async fn create(&self, session: Value) -> Session {
+    pub async fn create(&self, mut session: Value) -> Session {
+        if let (Some(host), Value::Object(fields)) = (&self.host, &mut session) {
+            fields.entry("host").or_insert_with(|| json!(host));
+        }
         let created = self.post("/v1/sessions", session).await;
         Session { id: text(&created, "id"), client: self.clone(), created }
     }

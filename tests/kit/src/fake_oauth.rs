@@ -4,6 +4,7 @@
 //! lost rotation looks like from the outside. It is recorded, and the whole lineage is revoked, as the real service does.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +90,11 @@ struct Lineage {
 impl FakeOauth {
     /// Starts a login service on a free loopback port.
     pub fn start() -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// Starts a login service on a free port of another address of this machine, such as [`Far::near`](crate::Far::near).
+    pub fn start_at(address: Ipv4Addr) -> Self {
         let state = Arc::new(watch::Sender::new(State {
             mode: OauthMode::Ok,
             access_lifetime: SignedDuration::from_hours(240),
@@ -99,7 +105,7 @@ impl FakeOauth {
             reuses: Vec::new(),
         }));
         let shared = web::Data::from(state.clone());
-        let server = Loopback::start(move |routes| {
+        let server = Loopback::start_at(address, move |routes| {
             routes.app_data(shared.clone()).route("/oauth/token", web::post().to(token));
         });
         Self { state, server }

@@ -1,6 +1,6 @@
 //! A web server in the background of a test.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -20,6 +20,14 @@ pub(crate) struct Loopback {
 
 impl Loopback {
     pub(crate) fn start(routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, routes)
+    }
+
+    /// Serves on another address of this machine: one that a [far](crate::Far) machine can reach.
+    pub(crate) fn start_at(
+        address: Ipv4Addr,
+        routes: impl Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+    ) -> Self {
         let (started, start) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
@@ -29,8 +37,8 @@ impl Loopback {
                 let server = HttpServer::new(app)
                     .workers(1)
                     .disable_signals()
-                    .bind("127.0.0.1:0")
-                    .expect("loopback always has a free port");
+                    .bind((address, 0))
+                    .expect("an address of this machine has a free port");
                 let address = server.addrs()[0];
                 let server = server.run();
                 if started.send((address, server.handle())).is_ok() {

@@ -19,6 +19,7 @@ mod answer;
 mod script;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use actix_web::http::header;
@@ -95,9 +96,14 @@ impl ModelRequest {
 impl MockModel {
     /// Starts a model on a free loopback port.
     pub fn start() -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// Starts a model on a free port of another address of this machine, such as [`Far::near`](crate::Far::near).
+    pub fn start_at(address: Ipv4Addr) -> Self {
         let state = Arc::new(State { requests: watch::Sender::default(), flow: watch::Sender::default() });
         let shared = web::Data::from(state.clone());
-        let server = Loopback::start(move |routes| {
+        let server = Loopback::start_at(address, move |routes| {
             routes
                 .app_data(shared.clone())
                 .route("/v1/responses", web::post().to(responses))

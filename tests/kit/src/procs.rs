@@ -130,7 +130,8 @@ pub fn entries(dir: &Path) -> Vec<String> {
     names
 }
 
-fn all() -> impl Iterator<Item = Proc> {
+/// Every process of this machine but this one.
+pub fn all() -> impl Iterator<Item = Proc> {
     let own = std::process::id().cast_signed();
     let numbered = |name: &OsStr| name.to_str()?.parse().ok();
     let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();

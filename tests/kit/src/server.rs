@@ -10,13 +10,15 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
 use rustix::process::Signal;
+use serde_json::{Map, Value};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::LIMIT;
 use crate::client::Client;
 use crate::codex::codex_binary;
-use crate::procs::{Proc, processes_touching};
+use crate::far::Far;
+use crate::procs::{Proc, processes_touching, sockets_beneath};
 use crate::wait::wait_until;
 
 /// The output lines kept to be shown when a test fails.
@@ -35,7 +37,13 @@ pub struct ServerSetup {
     bare: bool,
     args: Vec<String>,
     env: BTreeMap<String, String>,
+    config: String,
+    hosts: BTreeMap<String, Map<String, Value>>,
+    far: Option<Arc<Far>>,
 }
+
+/// What sessions are told from, of the environment of a service: its own words, and what it hands to codex on its machine.
+const FOR_CODEX: &str = "CODEX_";
 
 impl ServerSetup {
     /// Adds arguments after `serve` and those the kit gives itself (`--listen`, `--data-dir`).
@@ -57,6 +65,28 @@ impl ServerSetup {
     pub fn codex(mut self, program: impl Into<PathBuf>) -> Self {
         self.codex = Some(program.into());
         self
+    }
+
+    /// Gives the service a configuration file with this text, before the hosts.
+    #[must_use]
+    pub fn config(mut self, toml: impl Into<String>) -> Self {
+        self.config = toml.into();
+        self
+    }
+
+    /// Configures a host: the fields of its table in the configuration file, such as [`Far::entry`] gives.
+    #[must_use]
+    pub fn host(mut self, name: &str, entry: Map<String, Value>) -> Self {
+        self.hosts.insert(name.to_owned(), entry);
+        self
+    }
+
+    /// Puts the sessions of this service on another machine: it is configured as the host [`FAR`], and the clients of the
+    /// service name it for every session that names none itself. What the service's environment says to codex is said there.
+    #[must_use]
+    pub fn on(self, far: &Arc<Far>) -> Self {
+        let entry = far.entry();
+        Self { far: Some(far.clone()), ..self.host(FAR, entry) }
     }
 
     /// Puts no codex where the service finds it: its `PATH`, a login shell's too, has the system's programs alone.
@@ -88,12 +118,40 @@ impl ServerSetup {
             symlink(codex, root.path().join("bin/codex")).expect("a new directory is empty");
         }
 
+        if let Some(text) = self.config_file() {
+            std::fs::write(root.path().join(CONFIG), text).expect("a new directory is empty");
+        }
+        if let Some(far) = &self.far {
+            for (name, value) in self.env.iter().filter(|(name, _)| name.starts_with(FOR_CODEX)) {
+                far.set_env(name, value).await;
+            }
+        }
+
         let running = Mutex::default();
         let server = TestServer { setup: self, root, running, output: Arc::default() };
         server.spawn("127.0.0.1:0").await;
         server
     }
+
+    /// The text of the configuration file, with a table for each host. What JSON has of strings, numbers and lists is TOML
+    /// too. Nothing when there is nothing to say: some tests give a file of their own.
+    fn config_file(&self) -> Option<String> {
+        let mut text = self.config.clone();
+        for (name, entry) in &self.hosts {
+            text.push_str(&format!("\n[hosts.{name}]\n"));
+            for (field, value) in entry {
+                text.push_str(&format!("{field} = {value}\n"));
+            }
+        }
+        (!text.is_empty()).then_some(text)
+    }
 }
+
+/// The name of the host that a service's sessions are on, see [`ServerSetup::on`].
+pub const FAR: &str = "box";
+
+/// The configuration file beneath a service's root, when it has one.
+const CONFIG: &str = "config.toml";
 
 /// Nobody listens there.
 const NO_RELEASES: &str = "http://127.0.0.1:9";
@@ -132,6 +190,9 @@ impl TestServer {
             bare: false,
             args: Vec::new(),
             env: BTreeMap::new(),
+            config: String::new(),
+            hosts: BTreeMap::new(),
+            far: None,
         }
     }
 
@@ -153,7 +214,8 @@ impl TestServer {
         let token = self.data_dir().join("token");
         let token = std::fs::read_to_string(&token)
             .unwrap_or_else(|err| panic!("a ready service has its token in {}: {err}", token.display()));
-        Client::new(self.url(), token.trim())
+        let client = Client::new(self.url(), token.trim());
+        if self.setup.far.is_some() { client.on_host(FAR) } else { client }
     }
 
     /// The service's process.
@@ -172,9 +234,30 @@ impl TestServer {
         self.root().join("data")
     }
 
-    /// The directory of the task directories (`OPTIO_CODEX_TASK_ROOT`).
+    /// The machine of its sessions, when it is another one.
+    pub fn far(&self) -> Option<&Far> {
+        self.setup.far.as_deref()
+    }
+
+    /// The directory of the task directories of its sessions (`OPTIO_CODEX_TASK_ROOT`), as this machine sees it.
     pub fn task_root(&self) -> PathBuf {
+        self.far().map_or_else(|| self.near_task_root(), |far| far.seen(&far.task_root()))
+    }
+
+    fn near_task_root(&self) -> PathBuf {
         self.root().join("tasks")
+    }
+
+    /// A directory outside all task directories, with the same path here and on the machine of its sessions.
+    pub fn open_dir(&self) -> PathBuf {
+        self.far().map_or_else(|| self.root().to_owned(), Far::open_dir)
+    }
+
+    /// The sockets of its sessions, as this machine sees them.
+    pub fn sockets(&self) -> Vec<PathBuf> {
+        let mut sockets = sockets_beneath(self.root());
+        sockets.extend(self.far().map(Far::sockets).unwrap_or_default());
+        sockets
     }
 
     /// The `XDG_RUNTIME_DIR`, under which the sockets are.
@@ -182,10 +265,12 @@ impl TestServer {
         self.root().join("run")
     }
 
-    /// The processes that belong to this service, other than itself: guards, agents, tmux, ttyd and what they started.
+    /// The processes that belong to this service, other than itself: guards, agents, tmux, ttyd and what they started,
+    /// here and on the machine of its sessions.
     pub fn agents(&self) -> Vec<Proc> {
         let own = self.running().as_ref().map(|running| running.child.id().cast_signed());
-        processes_touching(self.root()).into_iter().filter(|process| Some(process.pid) != own).collect()
+        let near = processes_touching(self.root()).into_iter().filter(|process| Some(process.pid) != own);
+        near.chain(self.far().map(Far::agents).unwrap_or_default()).collect()
     }
 
     /// Everything the service said so far, over all its starts.
@@ -293,13 +378,14 @@ impl TestServer {
             .arg("serve")
             .args(["--listen", listen, "--data-dir"])
             .arg(self.data_dir())
+            .args(self.setup.config_file().map(|_| format!("--config={}", root.join(CONFIG).display())))
             .args(&self.setup.args)
             .env_clear()
             .env("PATH", format!("{}:{path}", root.join("bin").display()))
             .env("HOME", root.join("home"))
             .env("TMPDIR", root.join("tmp"))
             .env("XDG_RUNTIME_DIR", self.runtime_dir())
-            .env("OPTIO_CODEX_TASK_ROOT", self.task_root())
+            .env("OPTIO_CODEX_TASK_ROOT", self.near_task_root())
             .env("LANG", "C.UTF-8")
             // No test asks the world for a program; one about releases has a server of its own.
             .env("OPTIO_CODEX_TTYD_RELEASE_URL", NO_RELEASES)
@@ -307,7 +393,7 @@ impl TestServer {
             // Nobody listens there: no test ever asks the real login server.
             .env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", "http://127.0.0.1:9/oauth/token")
             // Named, so that it is used where it is: a copy of 286 MB for each test would be the most of its time.
-            .envs((!self.setup.bare).then(|| ("OPTIO_CODEX_CODEX", root.join("bin/codex"))))
+            .envs((!self.setup.bare).then(|| ("OPTIO_CODEX_CODEX", self.codex())))
             .envs(std::env::var("RUST_LOG").map(|level| ("RUST_LOG", level)))
             .envs(&self.setup.env)
             .current_dir(root)
@@ -315,6 +401,11 @@ impl TestServer {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
+    }
+
+    /// The codex of the sessions' machine by its path there.
+    fn codex(&self) -> PathBuf {
+        self.far().and_then(Far::codex).unwrap_or_else(|| self.root().join("bin/codex"))
     }
 
     /// The port of the last start, kept where a killed service leaves it too.

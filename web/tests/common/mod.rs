@@ -2,18 +2,23 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::HttpServer;
 use actix_web::dev::ServerHandle;
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use optio_actors::hosts::{Description, HostKey, Hosts, HostsPlan, Machine, Own};
 use optio_actors::sessions::Places;
 use optio_actors::testing::FakeAgents;
 use optio_actors::{Service, Settings};
 use optio_host::fake::{FakeHost, FakeLaunch};
-use optio_host::{CodexBinary, ExitStatus, Host};
+use optio_host::faulty::{FaultKind, FaultyHost, HostOp};
+use optio_host::ssh::Login;
+use optio_host::{CodexBinary, ExitStatus, Host, HostError, LocalHost, LocalHostConfig, SshTarget};
 use optio_oauth::LoginServer;
 use optio_oauth::fake::FakeLoginServer;
 use optio_store::memory::MemoryStore;
@@ -22,6 +27,7 @@ use optio_web::{Web, WebOptions, hosts_of};
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -40,8 +46,64 @@ pub(crate) struct World {
     pub(crate) memory: MemoryStore,
     pub(crate) login_server: FakeLoginServer,
     pub(crate) shutdown: watch::Sender<bool>,
+    /// Where the other machines are, each beneath its name.
+    pub(crate) dir: TempDir,
     http: reqwest::Client,
     server: ServerHandle,
+}
+
+/// A fingerprint of the right form: the one that every other machine shows.
+pub(crate) const FINGERPRINT: &str = "SHA256:uNiVztksCsDhcc0u9e8BrsR6hlMaFmeqhKDKtmVqzi8";
+
+/// Other machines: `box` is configured; one at an address `fake` is the machine in memory, one at `broken` cannot be connected,
+/// any other is this one with directories of its own.
+fn others(dir: &Path, fake: &FakeHost) -> HostsPlan {
+    let own = Own { user: Some("ada".to_owned()), home: Some(dir.to_owned()), login: Login::Agent(None) };
+    let fields = json!({ "address": "box.test", "user": "dev", "host_key": FINGERPRINT });
+    let described = Description::read(fields.as_object().unwrap().clone(), &own).unwrap();
+    let (beneath, fake) = (dir.to_owned(), fake.clone());
+    let connector = move |name: &str, target: SshTarget, _: PathBuf| {
+        let host: Arc<dyn Host> = match target.address.as_str() {
+            "fake" => Arc::new(fake.clone()),
+            address => {
+                let places = LocalHostConfig {
+                    task_root: Some(beneath.join(name)),
+                    socket_root: Some(beneath.join("s")),
+                };
+                let host = FaultyHost::new(Arc::new(LocalHost::new(places)?));
+                if address == "broken" {
+                    host.fail_nth(HostOp::Connect, 1, FaultKind::Error);
+                }
+                Arc::new(host)
+            }
+        };
+        Ok(Machine { host, keys: Some(Arc::new(OneKey(name.to_owned()))) })
+    };
+    HostsPlan {
+        configured: BTreeMap::from([("box".to_owned(), described)]),
+        own,
+        data_dir: dir.to_owned(),
+        connector: Arc::new(connector),
+    }
+}
+
+/// A machine that shows [`FINGERPRINT`].
+struct OneKey(String);
+
+#[async_trait]
+impl HostKey for OneKey {
+    async fn accept(&self, fingerprint: &str) -> Result<(), HostError> {
+        if fingerprint == FINGERPRINT {
+            return Ok(());
+        }
+        Err(HostError::HostKeyChanged {
+            host: self.0.clone(),
+            algorithm: "ssh-ed25519".to_owned(),
+            fingerprint: FINGERPRINT.to_owned(),
+            known_in: "/known:7".to_owned(),
+            accept: "in some way".to_owned(),
+        })
+    }
 }
 
 impl World {
@@ -76,8 +138,10 @@ impl World {
         let service_stream = journal.open(optio_actors::events::SERVICE_STREAM).await.unwrap();
         let memory = MemoryStore::new();
         let store = memory.store(journal.clone());
-        let mut settings =
-            Settings::new(BTreeMap::from([("local".to_owned(), machine)]), store, service_stream);
+        let dir = tempfile::tempdir().unwrap();
+        let others = others(dir.path(), &host);
+        let hosts = Hosts::open(BTreeMap::from([("local".to_owned(), machine)]), others).unwrap();
+        let mut settings = Settings::new(hosts, store, service_stream);
         settings.login_server = login_server;
         let service = Service::start(settings, Places::here()).await.unwrap();
 
@@ -100,7 +164,7 @@ impl World {
         let http = http.build().unwrap();
         let base = format!("http://{address}");
         let login_server = FakeLoginServer::default();
-        Self { web, base, journal, host, agents, memory, login_server, shutdown, http, server: handle }
+        Self { web, base, journal, host, agents, memory, login_server, shutdown, dir, http, server: handle }
     }
 
     /// A request without a login.

@@ -11,6 +11,7 @@ beforeEach(() => {
 afterEach(() => {
   vi.unstubAllGlobals();
   api.whenUnauthenticated(() => {});
+  api.whenRole(() => {});
 });
 
 function answer(status: number, body: unknown, type = "application/json"): void {
@@ -106,4 +107,35 @@ it("two keys are never the same", () => {
   const keys = new Set(Array.from({ length: 100 }, () => api.freshKey()));
   expect(keys.size).toBe(100);
   for (const key of keys) expect(key).toMatch(/^[0-9a-f]{32}$/);
+});
+
+it("a host that is refused for its key tells the key", async () => {
+  const host_key = { algorithm: "ssh-ed25519", fingerprint: "SHA256:abc", known_in: "/etc/hosts:3" };
+  answer(409, { code: "host_key_changed", detail: "another key", host_key }, "application/problem+json");
+  const problem = await problemOf(api.probeHost("box"));
+  expect(problem).toMatchObject({ code: "host_key_changed", hostKey: host_key });
+  answer(409, { code: "host_key_unknown", detail: "no key here" }, "application/problem+json");
+  expect((await problemOf(api.probeHost("box"))).hostKey).toBeNull();
+});
+
+it("a host's name that looks like an address stays one part of the path", async () => {
+  answer(200, { data: [] });
+  await api.reapHost("ssh:dev@[::1]:22", [{ id: "t-1", agent: { pid: 7, start_time: 9 } }]);
+  const [url, init] = fetched.mock.calls[0]!;
+  expect(url).toBe("/v1/hosts/ssh%3Adev%40%5B%3A%3A1%5D%3A22/reap");
+  expect(init?.body).toBe('{"tasks":[{"id":"t-1","agent":{"pid":7,"start_time":9}}]}');
+});
+
+it("what this browser may do is heard with every answer, a refusal too", async () => {
+  const listener = vi.fn();
+  api.whenRole(listener);
+  const said = (status: number, role: string): Response =>
+    new Response("{}", { status, headers: { "content-type": "application/json", "optio-role": role } });
+  fetched.mockResolvedValueOnce(said(200, "operator"));
+  await api.getSession("ses_1");
+  fetched.mockResolvedValueOnce(said(403, "viewer"));
+  await problemOf(api.probeHost("box"));
+  answer(200, {});
+  await api.getSession("ses_1");
+  expect(listener.mock.calls).toEqual([["operator"], ["viewer"]]);
 });

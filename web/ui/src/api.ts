@@ -8,10 +8,15 @@ import type {
   Message,
   NewSession,
   Page,
+  Probe,
   ProblemBody,
+  ReapOutcome,
+  ReapTask,
   Seed,
   SeedLogin,
   Session,
+  ShownKey,
+  SshTarget,
   TurnAccepted,
 } from "./protocol";
 
@@ -20,6 +25,9 @@ export const LOGIN_HINT = "Open the login link that the service printed (or `mak
 
 /** A request that waits longer than this is given up, so that no button stays busy for ever. */
 const REQUEST_LIMIT_MS = 30_000;
+
+/** A host far away is connected to, asked in several steps and counted through; the service bounds each of them. */
+const HOST_LIMIT_MS = 180_000;
 
 /** A page of a list; the service allows 500. */
 const PAGE_SIZE = 200;
@@ -36,6 +44,8 @@ export class Problem extends Error {
   readonly requestId: string;
   /** What is wrong with which field of the request. */
   readonly fields: ReadonlyMap<string, string>;
+  /** The key that a host shows, when it is refused for it. */
+  readonly hostKey: ShownKey | null;
 
   constructor(status: number, message: string, body: ProblemBody = {}) {
     super(message);
@@ -43,6 +53,7 @@ export class Problem extends Error {
     this.status = status;
     this.code = body.code ?? "";
     this.requestId = body.request_id ?? "";
+    this.hostKey = typeof body.host_key?.fingerprint === "string" ? body.host_key : null;
     this.fields = new Map(
       (Array.isArray(body.errors) ? body.errors : [])
         .filter((error) => typeof error.field === "string")
@@ -57,10 +68,16 @@ export function explain(thrown: unknown): string {
 }
 
 let onUnauthenticated: () => void = () => {};
+let onRole: (role: string) => void = () => {};
 
 /** Names the function that hears of every 401. */
 export function whenUnauthenticated(listener: () => void): void {
   onUnauthenticated = listener;
+}
+
+/** Names the function that hears, with every answer, what this browser may do: `operator` or `viewer`. */
+export function whenRole(listener: (role: string) => void): void {
+  onRole = listener;
 }
 
 async function problemOf(response: Response): Promise<Problem> {
@@ -81,7 +98,13 @@ async function problemOf(response: Response): Promise<Problem> {
   return new Problem(response.status, what, body);
 }
 
-async function request<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<T> {
+async function request<T>(
+  method: string,
+  path: string,
+  body?: unknown,
+  headers: Record<string, string> = {},
+  limit = REQUEST_LIMIT_MS,
+): Promise<T> {
   let response: Response;
   try {
     response = await fetch(path, {
@@ -93,15 +116,17 @@ async function request<T>(method: string, path: string, body?: unknown, headers:
         ...headers,
       },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-      signal: AbortSignal.timeout(REQUEST_LIMIT_MS),
+      signal: AbortSignal.timeout(limit),
     });
   } catch (thrown) {
     const late = thrown instanceof DOMException && thrown.name === "TimeoutError";
     throw new Problem(
       0,
-      late ? `The service did not answer within ${REQUEST_LIMIT_MS / 1000} s.` : "The service cannot be reached.",
+      late ? `The service did not answer within ${limit / 1000} s.` : "The service cannot be reached.",
     );
   }
+  const role = response.headers.get("optio-role");
+  if (role !== null) onRole(role);
   if (!response.ok) throw await problemOf(response);
   if (response.status === 204) return undefined as T;
   const text = await response.text();
@@ -187,6 +212,24 @@ export const getLogin = (id: string): Promise<SeedLogin> => request("GET", login
 export const cancelLogin = (id: string): Promise<SeedLogin> => request("DELETE", login(id));
 
 export const listHosts = (): Promise<Host[]> => all<Host>("/v1/hosts");
+
+const host = (name: string): string => `/v1/hosts/${encodeURIComponent(name)}`;
+
+export const addHost = (body: { name: string } & SshTarget): Promise<Host> => request("POST", "/v1/hosts", body);
+
+export const removeHost = (name: string): Promise<void> => request("DELETE", host(name));
+
+/** Looks at a host anew: what it has, what it lacks and what was left there. */
+export const probeHost = (name: string): Promise<Probe> =>
+  request("POST", `${host(name)}/probe`, {}, {}, HOST_LIMIT_MS);
+
+/** Accepts the key that a host shows, if it still has this fingerprint. */
+export const acceptHostKey = (name: string, fingerprint: string): Promise<Host> =>
+  request("POST", `${host(name)}/host-key`, { fingerprint }, {}, HOST_LIMIT_MS);
+
+/** Removes what was left on a host, as it was seen there. */
+export const reapHost = async (name: string, tasks: ReapTask[]): Promise<ReapOutcome[]> =>
+  (await request<{ data: ReapOutcome[] }>("POST", `${host(name)}/reap`, { tasks }, {}, HOST_LIMIT_MS)).data;
 
 /** Makes a key that no other request has. `randomUUID` is missing on pages served over plain HTTP from another machine. */
 export function freshKey(): string {

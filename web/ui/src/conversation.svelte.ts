@@ -200,7 +200,7 @@ export class Conversation {
 
   #applyToSession(event: ServiceEvent): boolean {
     const session = this.session;
-    const matters = /^(session|teardown|approval|turn|seed|snapshot)\./.test(event.type);
+    const matters = /^(session|teardown|approval|turn|seed|snapshot|host)\./.test(event.type);
     // A replayed event is older than the session that was just asked for.
     if (session && event.seq > (session.last_event ?? 0)) this.#session(applyToSession(session, event));
     return matters;

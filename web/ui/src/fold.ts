@@ -335,6 +335,10 @@ export function applyToSession(session: Session, event: ServiceEvent): Session {
     if (event.waiting !== undefined) changed.waiting = event.waiting;
     if (event.outcome !== undefined) changed.outcome = event.outcome;
     changed.updated_at = event.ts;
+  } else if (event.type === "host.down") {
+    changed.host_down = { since: event.since ?? event.ts, code: event.code ?? "", reason: event.reason ?? "" };
+  } else if (event.type === "host.up") {
+    changed.host_down = null;
   } else if (event.type === "progress") {
     changed.progress = { percent: event.percent ?? null, message: event.message ?? "" };
   } else if (event.type === "teardown.step" && event.step !== undefined) {
@@ -447,6 +451,10 @@ function noticeOf(event: ServiceEvent): [Tone, string] | null {
       return ["bad", `The lease of the seed was lost.${because}`];
     case "snapshot.captured":
       return ["good", "A snapshot was captured."];
+    case "host.down":
+      return ["bad", `Host ${event.host ?? ""} cannot be reached.${because} The session goes on when it is back.`];
+    case "host.up":
+      return ["good", `Host ${event.host ?? ""} is back.`];
     case "child.restarted":
       return ["warn", `A part of the session was restarted.${because}`];
     case "codex.warning":

@@ -1,5 +1,6 @@
 import { expect, it } from "vitest";
-import { EMPTY_FORM, check, parseLines } from "./form";
+import { ANOTHER, EMPTY_FORM, check, parseLines } from "./form";
+import { EMPTY_SSH } from "./sshForm";
 
 it("an untouched form asks for nothing but what it shows", () => {
   expect(check(EMPTY_FORM)).toEqual({ body: { mode: "conversation", instructions: "", permission_gate: true } });
@@ -10,6 +11,8 @@ it("everything that was filled in is sent under its own name", () => {
     mode: "conversation",
     name: " tidy ",
     host: "buildbox",
+    // Typed before the host was chosen by its name, and of no matter then.
+    ssh: { ...EMPTY_SSH, address: "elsewhere" },
     instructions: "Do it.\n",
     model: "gpt-5.5",
     login: "pool:team",
@@ -55,4 +58,23 @@ it("a line that is no pair is named by its number and nothing is sent", () => {
     ]),
   });
   expect(parseLines("A=1\n\nA=2")).toEqual({ error: "line 3 sets “A” again" });
+});
+
+it("another machine is described in the request, with what was filled in and nothing else", () => {
+  const ssh = { ...EMPTY_SSH, address: " 10.0.0.7 ", user: "dev", port: "2222", keyFile: "~/.ssh/box" };
+  expect(check({ ...EMPTY_FORM, host: ANOTHER, ssh })).toMatchObject({
+    body: { host: { ssh: { address: "10.0.0.7", user: "dev", port: 2222, key_file: "~/.ssh/box" } } },
+  });
+  const short = check({ ...EMPTY_FORM, host: ANOTHER, ssh: { ...EMPTY_SSH, address: "box" } });
+  expect("body" in short && short.body.host).toEqual({ ssh: { address: "box" } });
+});
+
+it("a wrong field of another machine is named by its whole place, beside the other wrong ones", () => {
+  expect(check({ ...EMPTY_FORM, host: ANOTHER, ssh: { ...EMPTY_SSH, port: "0" }, env: "x" })).toEqual({
+    fields: new Map([
+      ["host.ssh.address", expect.stringContaining("needed")],
+      ["host.ssh.port", expect.stringContaining("65535")],
+      ["env", expect.stringContaining("line 1")],
+    ]),
+  });
 });

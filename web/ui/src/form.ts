@@ -1,12 +1,19 @@
 /** What is typed into the new-session form, and the request it becomes. */
 
 import type { NewSession } from "./protocol";
+import { EMPTY_SSH, checkSsh, type SshForm } from "./sshForm";
+
+/** Chosen in place of a host's name: a machine that the session itself describes. No host can have this name. */
+export const ANOTHER = "+another";
 
 /** The form as typed. Kept by the page while it is open, so that looking at another view loses nothing. */
 export interface SessionForm {
   mode: "conversation" | "terminal";
   name: string;
+  /** A host's name, or {@link ANOTHER}. */
   host: string;
+  /** The other machine. */
+  ssh: SshForm;
   instructions: string;
   model: string;
   /** `""` none, `seed:<id>` or `pool:<key>`. */
@@ -22,6 +29,7 @@ export const EMPTY_FORM: Readonly<SessionForm> = {
   mode: "conversation",
   name: "",
   host: "local",
+  ssh: EMPTY_SSH,
   instructions: "",
   model: "",
   login: "",
@@ -64,7 +72,11 @@ export function check(form: SessionForm): Checked {
   const fields = new Map<string, string>();
   const body: NewSession = { mode: form.mode, instructions: form.instructions };
   if (form.name.trim() !== "") body.name = form.name.trim();
-  if (form.host !== "" && form.host !== "local") body.host = form.host;
+  if (form.host === ANOTHER) {
+    const ssh = checkSsh(form.ssh);
+    if ("fields" in ssh) for (const [field, why] of ssh.fields) fields.set(`host.ssh.${field}`, why);
+    else body.host = { ssh: ssh.target };
+  } else if (form.host !== "" && form.host !== "local") body.host = form.host;
   if (form.model.trim() !== "") body.model = form.model.trim();
   if (form.login.startsWith("seed:")) body.seed = { id: form.login.slice("seed:".length) };
   if (form.login.startsWith("pool:")) body.seed = { pool: form.login.slice("pool:".length) };

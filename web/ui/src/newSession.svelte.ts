@@ -2,4 +2,7 @@
 
 import { EMPTY_FORM, type SessionForm } from "./form";
 
-export const draft = $state<{ form: SessionForm }>({ form: { ...EMPTY_FORM } });
+/** A form of its own, which shares nothing with {@link EMPTY_FORM}. */
+export const emptyForm = (): SessionForm => ({ ...EMPTY_FORM, ssh: { ...EMPTY_FORM.ssh } });
+
+export const draft = $state<{ form: SessionForm }>({ form: emptyForm() });

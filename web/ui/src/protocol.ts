@@ -82,12 +82,16 @@ export interface Session {
   name: string | null;
   labels: Record<string, string> | string[] | null;
   mode: "conversation" | "terminal";
-  /** **Assumed**: the host's name, `local` for this machine. */
+  /** The host's name: `local` for this machine, `ssh:user@address:port` for one that the session itself described. */
   host: string;
   state: SessionState;
   outcome?: Outcome | null;
   /** One sentence a person understands. */
   reason: string | null;
+  /** Why a run failed, as a word that does not change. */
+  code?: string | null;
+  /** Its host is out of reach, since then; the session goes on when it is back. */
+  host_down?: HostDown | null;
   created_at: Time;
   updated_at: Time;
   run: Run | null;
@@ -169,9 +173,114 @@ export interface SeedLogin {
   reason: string | null;
 }
 
-/** A configured host. **Assumed**: only `name` is read. */
+/** Why a host is out of reach, and since when. */
+export interface HostDown {
+  since: Time;
+  /** A word that does not change, e.g. `host_unreachable`. */
+  code: string;
+  reason: string;
+}
+
+/** A machine that sessions run on. What is known of one behind SSH only is none for `local`. */
 export interface Host {
   name: string;
+  kind: "local" | "ssh";
+  address?: string | null;
+  port?: number | null;
+  user?: string | null;
+  /** The host it is reached through. */
+  jump?: string | null;
+  source: "built_in" | "config" | "api" | "inline";
+  /** `untried`: nobody has wanted anything of it yet. */
+  state: "up" | "down" | "untried";
+  since?: Time | null;
+  code?: string | null;
+  reason?: string | null;
+  /** Sessions that live on it now. */
+  sessions: number;
+  host_key?: "pinned" | "known_hosts" | "trust_on_first_use" | null;
+  /** Programs at a time on one connection. */
+  max_sessions?: number | null;
+}
+
+/** The fields of a machine behind SSH, as `POST /v1/hosts` and a session's `host.ssh` take them. */
+export interface SshTarget {
+  address: string;
+  user?: string;
+  port?: number;
+  key_file?: string;
+  host_key?: string;
+  jump?: string;
+}
+
+/** The key that a host shows, in the problem of a host that is refused for it. */
+export interface ShownKey {
+  algorithm: string;
+  fingerprint: string;
+  /** Where the known key stands; only with `host_key_changed`. */
+  known_in?: string | null;
+}
+
+/** A program on a host. */
+export interface Tool {
+  path: string;
+  version: string | null;
+}
+
+/** Who an agent is, so that another process with its number is not taken for it. */
+export interface AgentIdentity {
+  pid: number;
+  start_time: number;
+}
+
+/** A task directory on a host that no session of this service owns. */
+export interface Leftover {
+  id: string;
+  path: string;
+  age_seconds: number;
+  /** None when counting took too long. */
+  bytes: number | null;
+  /** The agent that lives in it. */
+  agent: AgentIdentity | null;
+  /** The run it was made for. */
+  mark: string | null;
+  /** There is a login in it, or nobody can tell. */
+  has_login: boolean;
+  /** Why it is not known whether an agent lives in it. */
+  problem?: string | null;
+}
+
+/** What a host said about itself. */
+export interface Probe {
+  name: string;
+  latency_ms: number;
+  os: string | null;
+  kernel: string | null;
+  arch: string | null;
+  user: string | null;
+  home: string | null;
+  shell?: string | null;
+  /** None is missing. */
+  tools: Record<string, Tool | null>;
+  disk: { path: string; free_bytes: number; total_bytes: number } | null;
+  /** What stands in the way of some or all sessions, in words. */
+  problems: string[];
+  orphans: Leftover[];
+}
+
+/** One leftover to be removed, and what was seen of it. */
+export interface ReapTask {
+  id: string;
+  agent: AgentIdentity | null;
+  /** The login in it may be destroyed. */
+  discard_login?: boolean;
+}
+
+/** What became of one of them. */
+export interface ReapOutcome {
+  id: string;
+  outcome: "reaped" | "refused" | "failed";
+  detail: string | null;
 }
 
 /** One page of a list. */
@@ -270,7 +379,8 @@ export interface CodexParams {
  *
  * **Assumed**: `approval.*` carries `approval`; `session.*` carries `state`, `reason`, `waiting` and, when ended,
  * `outcome`; `teardown.step` carries `step`; `gap` carries `from`, `to`, `reason`; `progress`, `attention`,
- * `deliverable` and `browser.requested` carry what they say in `message`, `reason`, `path` or `url`.
+ * `deliverable` and `browser.requested` carry what they say in `message`, `reason`, `path` or `url`; `host.down` and
+ * `host.up` carry `host`, `since`, `code` and `reason`.
  */
 export interface ServiceEvent extends EventEnvelope {
   turn?: string | null;
@@ -292,6 +402,10 @@ export interface ServiceEvent extends EventEnvelope {
   path?: string | null;
   url?: string | null;
   seed?: string | null;
+  /** With `host.down` and `host.up`. */
+  host?: string;
+  since?: Time | null;
+  code?: string | null;
 }
 
 /** An error answer (RFC 9457). **Assumed**: a validation error names its fields in `errors`. */
@@ -304,13 +418,14 @@ export interface ProblemBody {
   retryable?: boolean;
   request_id?: string;
   errors?: { field?: string; detail?: string; message?: string }[];
+  host_key?: ShownKey | null;
 }
 
 /** The body of `POST /v1/sessions`, as far as the form fills it. */
 export interface NewSession {
   mode: "conversation" | "terminal";
   name?: string;
-  host?: string;
+  host?: string | { ssh: SshTarget };
   instructions: string;
   model?: string;
   seed?: { id: string } | { pool: string };
@@ -339,6 +454,8 @@ export const SESSION_EVENTS = [
   "approval.requested",
   "approval.resolved",
   "attention",
+  "host.down",
+  "host.up",
   "reset",
 ] as const;
 

@@ -4,6 +4,7 @@ export type Route =
   | { view: "list" }
   | { view: "new" }
   | { view: "seeds" }
+  | { view: "hosts" }
   | { view: "session"; id: string };
 
 /** Reads a hash; an address nobody knows is the session list. */
@@ -18,6 +19,7 @@ export function parseRoute(hash: string): Route {
   }
   if (view === "new") return { view: "new" };
   if (view === "seeds") return { view: "seeds" };
+  if (view === "hosts") return { view: "hosts" };
   return { view: "list" };
 }
 

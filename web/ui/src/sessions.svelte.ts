@@ -104,8 +104,11 @@ class Sessions {
   }
 
   #heard(event: ServiceEvent): void {
-    // Some events are about no session: a seed that came from a login.
-    if (event.session === "") return;
+    // Some events are about no session: a seed that came from a login, a host that is down for all on it.
+    if (event.session === "") {
+      if (event.type.startsWith("host.")) void this.refresh();
+      return;
+    }
     const known = this.all?.find((session) => session.id === event.session);
     // The stream may begin in the past; an old state must not overwrite a newer answer.
     if (known && Date.parse(event.ts) >= Date.parse(known.updated_at)) this.put(applyToSession(known, event));

@@ -50,8 +50,12 @@ export function tailOf(text: string, limit: number): { left: number; tail: strin
 /** An age in the largest unit that fits: `now`, `12 s`, `5 min`, `3 h`, `2 d`. */
 export function age(from: string | null | undefined, now: number): string {
   const seconds = Math.floor((now - Date.parse(from ?? "")) / 1000);
+  return seconds < 5 ? "now" : span(seconds);
+}
+
+/** A span of whole seconds in the largest unit that fits: `12 s`, `5 min`, `3 h`, `2 d`. */
+export function span(seconds: number): string {
   if (!Number.isFinite(seconds)) return "";
-  if (seconds < 5) return "now";
   if (seconds < 60) return `${seconds} s`;
   if (seconds < 3_600) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 86_400) return `${Math.floor(seconds / 3_600)} h`;
@@ -80,7 +84,7 @@ export function clock(time: string | null | undefined): string {
 
 /** A number of bytes, as people write it. */
 export function size(bytes: number): string {
-  const units = ["B", "kB", "MB", "GB"];
+  const units = ["B", "kB", "MB", "GB", "TB"];
   let [value, at] = [bytes, 0];
   while (value >= 1000 && at < units.length - 1) [value, at] = [value / 1000, at + 1];
   return `${at === 0 || value >= 10 ? Math.round(value) : value.toFixed(1)} ${units[at]}`;

@@ -12,7 +12,7 @@ use tracing::error;
 use super::left::Left;
 use super::{NOTE, Note};
 use crate::settings::Settings;
-use crate::throw_away::ThrowAway;
+use crate::throw_away::{PROBE, ThrowAway};
 
 /// Probes at once, with those whose home had to be kept. Also the number of homes that are looked through at the next start;
 /// a later version must not have fewer.
@@ -129,7 +129,7 @@ impl Probes {
 }
 
 fn home(settings: &Settings, slot: usize) -> Result<ThrowAway, HostError> {
-    ThrowAway::at(settings, "probe", slot)
+    ThrowAway::at(settings, PROBE, slot)
 }
 
 /// A home that is somebody's until this is dropped.

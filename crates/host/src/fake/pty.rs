@@ -5,19 +5,20 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncWrite, DuplexStream};
+use tokio::io::AsyncWrite;
 
+use super::network::Wire;
 use super::programs::KillOnDrop;
 use crate::error::{HostError, Result};
 use crate::guard::Size;
 use crate::terminal::{Pty, PtyInput};
 
-pub(super) fn of(process: KillOnDrop, stdin: DuplexStream, stdout: DuplexStream) -> Pty {
+pub(super) fn of(process: KillOnDrop, stdin: Wire, stdout: Wire) -> Pty {
     Pty { output: Box::new(stdout), input: Box::new(Input { stdin, _process: process }) }
 }
 
 struct Input {
-    stdin: DuplexStream,
+    stdin: Wire,
     /// Killed when this is dropped.
     _process: KillOnDrop,
 }

@@ -95,6 +95,11 @@ impl Tree {
         Ok((self.next_watch, wakes))
     }
 
+    /// Ends every watch: whoever wants to know sets up another.
+    pub(super) fn unwatch_all(&mut self) {
+        self.watches.clear();
+    }
+
     pub(super) fn unwatch(&mut self, id: u64) {
         self.watches.retain(|(other, ..)| *other != id);
     }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::host_key::{self, Known, Verdict};
 use super::slots::{Class, Slot, Slots};
 use super::target::{SshTarget, UnknownKey};
-use super::{dial, login};
+use super::{dial, login, runtime};
 use crate::Duplex;
 use crate::error::{HostError, Result};
 
@@ -130,6 +130,7 @@ async fn meet(way: &Way, target: &SshTarget, shown: &str, accepting: Option<&Acc
         Arc::new(blocking(move || Known::load(&target, &accepted)).await?)
     };
     let mut without: Vec<Algorithm> = Vec::new();
+    let mut first_refusal = None;
     loop {
         let (stream, through) = reach(way, target, shown, accepting).await?;
         let case = Case::default();
@@ -151,13 +152,15 @@ async fn meet(way: &Way, target: &SshTarget, shown: &str, accepting: Option<&Acc
             (_, Some(refusal), key) => {
                 // A fingerprint does not say of which kind its key is; the machine may have another.
                 without.extend(key.filter(|_| known.may_have_another()).map(|key| key.algorithm()));
+                let refusal = first_refusal.take().unwrap_or(refusal);
                 if without.is_empty() || known.kinds(&without).is_empty() {
                     return Err(refusal);
                 }
+                first_refusal = Some(refusal);
             }
-            (Err(Error::NoCommonAlgo { .. }), None, _) if !without.is_empty() => {
-                let why = "it has none of the keys that the configuration names".to_owned();
-                return Err(unreachable(shown, why));
+            // It has no other.
+            (Err(Error::NoCommonAlgo { .. }), None, _) if first_refusal.is_some() => {
+                return Err(first_refusal.unwrap_or_else(|| unreachable(shown, "it has no key".into())));
             }
             (Err(error), None, _) => return Err(unreachable(shown, no_session(&error))),
             (Ok(_), None, None) => return Err(unreachable(shown, "it showed no key".into())),
@@ -273,10 +276,18 @@ impl Connection {
     }
 
     /// Opens a session as soon as there is room for it; waits as long as it takes, so the caller has a limit.
-    pub(super) async fn session(&self, class: Class) -> std::result::Result<(Channel<Msg>, Slot), Arc<str>> {
+    pub(super) async fn session(
+        self: &Arc<Self>,
+        class: Class,
+    ) -> std::result::Result<(Opened, Slot), Arc<str>> {
         loop {
             let mut slot = self.slots.take(class).await;
-            match self.handle.channel_open_session().await {
+            let connection = self.clone();
+            // Goes on when nobody waits any more: what the server opens must be closed.
+            let opening = runtime::run(async move {
+                connection.handle.channel_open_session().await.map(|channel| Opened(Some(channel)))
+            });
+            match opening.await.map_err(|error| error.to_string())? {
                 Ok(channel) => {
                     self.slots.opened(&mut slot);
                     return Ok((channel, slot));
@@ -305,6 +316,31 @@ impl Connection {
             ) => NoDial::Forbidden,
             Error::ChannelOpenFailure(other) => NoDial::Refused(format!("{other:?}")),
             error => NoDial::Gone(self.why_ended().unwrap_or_else(|| error.to_string().into())),
+        }
+    }
+}
+
+/// A channel that is closed when it is dropped; russh only forgets it.
+pub(super) struct Opened(Option<Channel<Msg>>);
+
+impl Opened {
+    pub(super) fn channel(&self) -> &Channel<Msg> {
+        // Only `take` leaves nothing, and it takes the whole.
+        self.0.as_ref().expect("a channel that was not taken is there")
+    }
+
+    /// For whoever sees to it that it is closed.
+    pub(super) fn take(mut self) -> Channel<Msg> {
+        self.0.take().expect("a channel is taken once")
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(channel) = self.0.take() {
+            runtime::start(async move {
+                let _ = channel.close().await;
+            });
         }
     }
 }

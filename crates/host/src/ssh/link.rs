@@ -5,6 +5,7 @@
 //! [`Link::connect`], but an attempt that failed is remembered for a moment, so that many calls at once are one attempt.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -31,6 +32,14 @@ const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// Limit of the question whether control still answers when bulk broke.
 const PING_LIMIT: Duration = Duration::from_secs(5);
 
+/// Succeeds when somebody listens at the socket `$1`, as the kernel tells.
+const LISTENS: &str = r#"
+while IFS= read -r line; do
+    case $line in *" 00010000 "*" $1") exit 0 ;; esac
+done </proc/net/unix
+exit 1
+"#;
+
 /// The way to one machine.
 pub(super) struct Link {
     way: Way,
@@ -39,6 +48,8 @@ pub(super) struct Link {
     reach: watch::Sender<Reach>,
     home: OnceCell<PathBuf>,
     kills: Kills,
+    /// Whether a socket was reached ever.
+    dialled: AtomicBool,
     me: Weak<Link>,
 }
 
@@ -82,6 +93,7 @@ impl Link {
             reach: watch::Sender::new(Reach::Untried),
             home: OnceCell::new(),
             kills: Kills::default(),
+            dialled: AtomicBool::new(false),
             me: me.clone(),
         })
     }
@@ -97,7 +109,12 @@ impl Link {
 
     /// See [`crate::SshHost::accept_host_key`].
     pub(super) async fn accept_host_key(&self, fingerprint: &str) -> Result<()> {
-        runtime::run(connection::accept(self.way.clone(), fingerprint.to_owned())).await?
+        runtime::run(connection::accept(self.way.clone(), fingerprint.to_owned())).await??;
+        // What failed a moment ago failed for want of this.
+        for road in [&self.control, &self.bulk] {
+            *road.making.lock().await = None;
+        }
+        Ok(())
     }
 
     /// See [`crate::Host::home`]; asked once.
@@ -188,7 +205,7 @@ impl Link {
             Dial::Loopback(port) => (format!("127.0.0.1:{port}"), "AllowTcpForwarding"),
         };
         let connection = self.connection(Lane::Control).await?;
-        let target = target.clone();
+        let (target, unix) = (target.clone(), matches!(target, Dial::Unix(_)));
         let dialling = runtime::run(async move {
             match &target {
                 Dial::Unix(path) => dial::unix(&connection, path).await,
@@ -196,13 +213,28 @@ impl Link {
             }
         });
         match tokio::time::timeout(DIAL_LIMIT, dialling).await {
-            Ok(dialled) => dialled?.map_err(|failure| match failure {
-                NoDial::NotListening => HostError::NotListening { target: place },
-                NoDial::Gone(why) => self.unreachable(&why),
-                failure => HostError::Program { program: "sshd".into(), why: failure.words(&place, setting) },
-            }),
+            Ok(dialled) => match dialled? {
+                Ok(stream) => {
+                    self.dialled.fetch_or(unix, Ordering::Relaxed);
+                    Ok(stream)
+                }
+                // A server that forbids sockets says the same as where nobody listens, so the kernel is asked, unless
+                // sockets have been seen to work.
+                Err(NoDial::NotListening)
+                    if unix && !self.dialled.load(Ordering::Relaxed) && self.listens(&place).await? =>
+                {
+                    Err(forbidden(NoDial::Forbidden, place, setting))
+                }
+                Err(NoDial::NotListening) => Err(HostError::NotListening { target: place }),
+                Err(NoDial::Gone(why)) => Err(self.unreachable(&why)),
+                Err(failure) => Err(forbidden(failure, place, setting)),
+            },
             Err(_) => Err(HostError::TimedOut { what: format!("connect to {place}"), limit: DIAL_LIMIT }),
         }
+    }
+
+    async fn listens(&self, socket: &str) -> Result<bool> {
+        Ok(self.run(Command::new(["sh", "-c", LISTENS, "sh", socket])).await?.success())
     }
 
     /// Sends signals now.
@@ -405,6 +437,10 @@ impl Link {
 async fn ended(connection: &Weak<Connection>) -> Option<Arc<str>> {
     let mut ended = connection.upgrade()?.ending();
     Some(connection::ended(&mut ended).await)
+}
+
+fn forbidden(failure: NoDial, place: String, setting: &str) -> HostError {
+    HostError::Program { program: "sshd".into(), why: failure.words(&place, setting) }
 }
 
 fn name_of(command: &Command) -> Result<String> {
