@@ -124,20 +124,21 @@ impl Packing {
                 None => Ok(None),
             }
         };
-        let moved = moved.await;
-        drop(far);
-        // Where it was cut, its status and its words say why; where we broke off, it is ended.
-        let ended = match &moved {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe && out.is_closed() => return Ok(()),
-            _ => tokio::time::timeout(TREE_LIMIT, async {
-                let status = process.wait().await;
-                // Its streams end with it.
-                let _ = all_heard.await;
-                status
-            })
-            .await
-            .map_err(|_| HostError::TimedOut { what: what.clone(), limit: TREE_LIMIT })??,
+        let moved = tokio::select! {
+            moved = moved => moved,
+            // Nobody wants it any more: it is ended.
+            () = out.closed() => return Ok(()),
         };
+        drop(far);
+        // Where it was cut, its status and its words say why.
+        let ending = async {
+            let status = process.wait().await;
+            // Its streams end with it.
+            let _ = all_heard.await;
+            status
+        };
+        let ended = tokio::time::timeout(TREE_LIMIT, ending).await;
+        let ended = ended.map_err(|_| HostError::TimedOut { what: what.clone(), limit: TREE_LIMIT })??;
         let complaint = complaints.lock().unwrap_or_else(PoisonError::into_inner).0.take();
         let failed = |words: &str| Err(said(&what, words));
         match (ended, moved, complaint) {
@@ -201,10 +202,7 @@ impl Far {
         let mut since = 0;
         loop {
             let mut chunk = vec![0; READ];
-            let got = tokio::select! {
-                got = self.stdout.read(&mut chunk) => got?,
-                () = out.closed() => return Err(std::io::ErrorKind::BrokenPipe.into()),
-            };
+            let got = self.stdout.read(&mut chunk).await?;
             if got == 0 {
                 return Ok(());
             }

@@ -268,7 +268,10 @@ async fn send(
         }
         let written = async {
             stdin.write_all(&question).await?;
-            stdin.write_all(&payload).await?;
+            if !payload.is_empty() {
+                stdin.write_all(&payload).await?;
+                stdin.write_all(format!("{}\n", running.key).as_bytes()).await?;
+            }
             stdin.flush().await
         };
         if let Err(error) = written.await {

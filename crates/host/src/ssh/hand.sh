@@ -38,6 +38,11 @@ take() {
     [ $(($1 % 1048576)) = 0 ] || dd bs=$(($1 % 1048576)) count=1 iflag=fullblock status=none 2>/dev/null
 }
 
+# sealed N: a payload of N bytes was followed by the key. Where the connection broke within it, dd is content with less.
+sealed() {
+    [ "$1" = 0 ] || { IFS= read -r _seal && [ "$_seal" = "$key" ]; }
+}
+
 # step NAME: enters a directory of the present one. $made is set where missing ones are to be made.
 step() {
     [ "$PWD" = / ] && _above= || _above=$PWD
@@ -165,7 +170,7 @@ do_write() {
                 [ "$_len" = 0 ] || dd bs="$_len" count=1 iflag=fullblock status=none 2>&1 >&3
             else
                 take "$_len" | { cat 2>&1 >&3 || { cat >/dev/null; false; }; }
-            fi && { [ -z "${_mode#*:}" ] || chmod "${_mode#*:}" /proc/self/fd/3 2>&1; } &&
+            fi && sealed "$_len" && { [ -z "${_mode#*:}" ] || chmod "${_mode#*:}" /proc/self/fd/3 2>&1; } &&
                 mv -fT "./$_temp" "./$_name" 2>&1 && answer ok
         } 3>"./$_temp"
         set +C

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::super::hand::{Answer, Hand, Question, Words};
-use super::super::shells::Lane;
+use super::super::shells::{Lane, Shells as _};
 use super::Here;
 use crate::{HostError, Result};
 
@@ -93,4 +93,28 @@ async fn bytes_that_look_like_a_question_are_not_one() {
     // Whatever was made of it has been done when the next answer comes.
     let _ = ask(&hand, Words::new("answer ok"), PATIENCE).await;
     assert!(!made.exists());
+}
+
+/// `dd` is content with less than it was told to read, where that is all there is.
+#[tokio::test]
+async fn a_connection_that_breaks_within_a_payload_leaves_the_file_as_it_was() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (_hand, here, temp) = hand();
+    std::fs::create_dir(temp.path().join("task")).unwrap();
+    let file = temp.path().join("task/file");
+    std::fs::write(&file, "as it was").unwrap();
+    for len in [9, 3 << 20] {
+        let words = Words::new("do_write").number(len).word("066:").unwrap().word("temporary").unwrap();
+        let words = words.word("file").unwrap().split(&temp.path().join("task")).unwrap();
+        let mut spawned = here.spawn(Lane::Control, super::super::hand::command()).await.unwrap();
+        spawned.stdin.write_all(&words.only("nonce")).await.unwrap();
+        spawned.stdin.write_all(b"a part").await.unwrap();
+        drop(spawned.stdin);
+        let mut said = String::new();
+        spawned.stdout.read_to_string(&mut said).await.unwrap();
+        assert!(said.ends_with("\nnonce failed\n"), "{said:?}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "as it was");
+        assert_eq!(std::fs::read_dir(temp.path().join("task")).unwrap().count(), 1);
+    }
 }

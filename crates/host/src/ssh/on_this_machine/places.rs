@@ -42,7 +42,10 @@ async fn names_may_have_any_characters() {
         host.rename(&dir, &path, &moved).await.unwrap();
         host.link(&dir, &path, Path::new(name)).await.unwrap();
         assert_eq!(std::fs::read_link(dir.join(&path)).unwrap(), Path::new(name));
-        assert_eq!(host.list(&dir, &rel(&format!("workdir/{name}")), 9).await.unwrap(), [moved.clone()]);
+        assert_eq!(
+            host.list(&dir, &rel(&format!("workdir/{name}")), 9).await.unwrap(),
+            std::slice::from_ref(&moved)
+        );
         host.remove(&dir, &path).await.unwrap();
         host.remove(&dir, &moved).await.unwrap();
         host.remove(&dir, &rel(&format!("workdir/{name}"))).await.unwrap();
