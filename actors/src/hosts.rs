@@ -318,6 +318,11 @@ impl Hosts {
         entry.ok_or_else(|| self.unknown(name))
     }
 
+    /// True for the service's own machine, and for whatever else it was made with.
+    pub fn is_built_in(&self, name: &str) -> bool {
+        self.lock().get(name).is_some_and(|entry| entry.source == Source::BuiltIn)
+    }
+
     /// Every host, by name.
     pub fn all(&self) -> Vec<HostEntry> {
         self.lock().values().cloned().collect()

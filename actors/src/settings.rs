@@ -75,13 +75,26 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// How a session wants a tool provided.
-    pub fn wishes(&self, tool: Tool, config: &SessionConfig) -> Wishes {
+    /// How a session on the host of this name wants a tool provided.
+    pub fn wishes(&self, tool: Tool, config: &SessionConfig, host: &str) -> Wishes {
         let (program, install_if_missing, dir) = match tool {
-            Tool::Codex => (&self.codex, config.install_if_missing(), config.codex_install_dir()),
-            Tool::Ttyd => (&self.ttyd, config.install_ttyd_if_missing(), config.ttyd_install_dir()),
+            Tool::Codex => (self.codex_on(host), config.install_if_missing(), config.codex_install_dir()),
+            Tool::Ttyd => (
+                self.ttyd.clone().filter(|_| self.hosts.is_built_in(host)),
+                config.install_ttyd_if_missing(),
+                config.ttyd_install_dir(),
+            ),
         };
-        Wishes { program: program.clone(), install_if_missing, install_dir: dir.map(str::to_owned) }
+        Wishes { program, install_if_missing, install_dir: dir.map(str::to_owned) }
+    }
+
+    /// The codex program that an operator has chosen for a host. The service's own setting is a path of its own machine,
+    /// and says nothing about another one.
+    pub fn codex_on(&self, host: &str) -> Option<PathBuf> {
+        match self.hosts.is_built_in(host) {
+            true => self.codex.clone(),
+            false => self.hosts.entry(host).ok()?.target?.codex,
+        }
     }
 
     /// Settings with nothing armed, the default times, no login server to ask, and no program installed anywhere.

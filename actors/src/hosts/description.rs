@@ -89,6 +89,7 @@ impl Description {
             jump: None,
             max_sessions: max_sessions(&mut fields)?,
             task_root: task_root(&mut fields)?,
+            codex: codex(&mut fields)?,
         };
         let jump = fields.fitting("jump", "it must be the name of another host", |name: &String| {
             check_name(name).is_ok()
@@ -97,7 +98,7 @@ impl Description {
             Some(unknown) => Err(wrong(
                 unknown,
                 "there is no such field; there are address, port, user, key_file, agent, jump, host_key, \
-                 known_hosts, trust_on_first_use, max_sessions and task_root",
+                 known_hosts, trust_on_first_use, max_sessions, task_root and codex",
             )),
             None => Ok(Self { given, target, jump }),
         }
@@ -332,6 +333,12 @@ fn task_root(fields: &mut Fields) -> Result<Option<PathBuf>, WrongField> {
         true => Ok(Some(root.components().collect())),
         false => Err(wrong("task_root", rule)),
     }
+}
+
+fn codex(fields: &mut Fields) -> Result<Option<PathBuf>, WrongField> {
+    let rule = "it must be the path of the codex program over there, absolute or below ~/";
+    let fits = |path: &String| is_path(path) && (path.starts_with('/') || path.starts_with("~/"));
+    Ok(fields.fitting("codex", rule, fits)?.map(PathBuf::from))
 }
 
 fn is_path(text: &str) -> bool {

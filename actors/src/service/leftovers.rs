@@ -85,8 +85,9 @@ impl Service {
         let began = Instant::now();
         host.run(Command::new(["true"])).await?;
         let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let codex = self.settings.codex_on(name);
         let (survey, mut orphans) = tokio::try_join!(
-            survey(&*host, self.settings.codex.as_deref()),
+            survey(&*host, codex.as_deref()),
             orphans(&*host, &known, SHOWN),
         )?;
         let mut unknown = Vec::with_capacity(orphans.len());

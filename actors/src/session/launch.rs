@@ -250,7 +250,8 @@ impl Launching {
 
     /// Has a tool provided on the host, as this session wants it. Its events tell how far that is.
     async fn provide(&self, tool: Tool) -> Result<Provided, LaunchError> {
-        let wishes = self.run.ledger.read(|record| self.settings.wishes(tool, &record.config));
+        let host = self.run.host.name();
+        let wishes = self.run.ledger.read(|record| self.settings.wishes(tool, &record.config, host));
         let (run, progress) = (&self.run, Some(self.run.events.clone()));
         match provisioner::provide(&run.provisioner, &run.host, tool, wishes, progress, &self.stop).await {
             Err(ProvideError::Stopped(_)) => Err(LaunchError::Stopped),

@@ -37,6 +37,9 @@ pub struct SshTarget {
     /// else `/tmp/optio-codex`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_root: Option<PathBuf>,
+    /// The codex program there, absolute or below `~/` of its user's home. Without one it is looked for, or brought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codex: Option<PathBuf>,
 }
 
 /// Machines that one may go through. More are a mistake, most likely a circle.
