@@ -71,6 +71,24 @@ fn an_unknown_key_is_named_with_its_file_and_line_and_no_value_is_shown() {
 }
 
 #[test]
+fn a_host_that_makes_no_sense_is_named_with_its_field() {
+    let home = home();
+    let file = home.path().join("mine.toml");
+    for (host, said) in [
+        ("[hosts.box]\naddress = 'box'\nport = 'ssh'", "hosts.box.port: it must be a number"),
+        ("[hosts.box]\nadress = 'box'", "hosts.box.address: it is missing"),
+        ("[hosts.box]\naddress = 'box'\npasword = 'hunter2'", "hosts.box.pasword: there is no such field"),
+        ("[hosts.box]\naddress = 'box'\njump = 'gate'", "hosts.box.jump: \"gate\" is no host"),
+        ("[hosts.local]\naddress = 'box'", "hosts.local: \"local\" is the name of this machine"),
+        ("[hosts]\nbox = 'box'", "line 2"),
+    ] {
+        std::fs::write(&file, host).unwrap();
+        let refusal = refused(&mut program(home.path(), &["serve", "--config", file.to_str().unwrap()]));
+        assert!(refusal.contains(said) && !refusal.contains("hunter2"), "{host}: {refusal}");
+    }
+}
+
+#[test]
 fn other_machines_are_not_served_by_accident() {
     let home = home();
     let said = refused(&mut program(home.path(), &["serve", "--listen", "0.0.0.0:0"]));

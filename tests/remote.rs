@@ -5,7 +5,7 @@ mod common;
 use std::net::TcpListener;
 
 use common::place::Place;
-use common::{END, answers, conversation, import, seeded, service};
+use common::{END, answers, conversation, import, says, seeded, service};
 use optio_testkit::{Client, FAR, FakeOauth, Far, LIMIT, MockModel, Reply, procs, wait_until};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -51,13 +51,7 @@ async fn whatever_bars_the_way_has_its_own_code_on_the_probe_and_on_the_session(
 
     // The host, its code, whether trying again may help, and what a person must be told.
     let cases: [(&str, Map<String, Value>, &str, bool, String); 8] = [
-        (
-            "unknown",
-            unknown(entry.clone()),
-            "host_key_unknown",
-            false,
-            far.fingerprint(),
-        ),
+        ("unknown", unknown(entry.clone()), "host_key_unknown", false, far.fingerprint()),
         (
             "changed",
             with(entry.clone(), "known_hosts", json!([changed])),
@@ -155,7 +149,7 @@ async fn a_key_that_nobody_knows_is_accepted_by_its_fingerprint_and_by_nothing_e
     let client = server.client();
     let session = client.session(&session.id);
     session.wait_idle().await;
-    session.turn("@say still here").await;
+    says(&session, "@say still here").await;
     wait_until("the answer", LIMIT, || async { answers(&session).await == ["still here"] }).await;
     session.end(END).await;
     let before = far.fingerprint();
@@ -185,7 +179,8 @@ async fn trust_on_first_use_takes_one_key_and_no_other_after_it() {
 async fn a_probe_says_what_the_machine_has_and_a_host_can_come_with_the_session() {
     let model = MockModel::start();
     let far = Far::setup().start().await;
-    let server = service().start().await;
+    let codex = far.codex().expect("it has one");
+    let server = service().env("OPTIO_CODEX_CODEX", codex.to_string_lossy()).start().await;
     let client = server.client();
     let entry = far.entry();
     // Named as another program's users name it.
@@ -219,7 +214,7 @@ async fn a_probe_says_what_the_machine_has_and_a_host_can_come_with_the_session(
     let session = client.session(&session.id);
     let adopted = session.wait_idle().await;
     assert_eq!(adopted["run"]["agent"], live["run"]["agent"]);
-    session.turn("@say found again").await;
+    says(&session, "@say found again").await;
     wait_until("the answer", LIMIT, || async { answers(&session).await == ["found again"] }).await;
     session.end(END).await;
     assert!(far.agents().is_empty(), "{:?}", far.agents());
@@ -263,7 +258,7 @@ async fn what_a_lost_service_left_is_listed_and_reaped_by_identity_and_never_wha
         json!({ "id": without.id, "agent": null }),
         json!({ "id": without.id, "agent": other }),
         json!({ "id": with_login.id, "agent": first["agent"] }),
-        json!({ "id": known.id, "agent": known.get().await["run"]["agent"], "discard_login": true }),
+        json!({ "id": known.id, "agent": other, "discard_login": true }),
     ] {
         let outcome = reap(task.clone()).await;
         assert_eq!(outcome["outcome"], "refused", "{task}: {outcome}");

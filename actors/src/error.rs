@@ -110,6 +110,12 @@ pub enum SessionError {
         /// Why.
         why: String,
     },
+    /// A machine is not there, or not as it was wanted.
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
+    /// A machine did not do what was asked of it.
+    #[error(transparent)]
+    Machine(Box<HostError>),
     /// The session's host is out of reach; nothing was done.
     #[error("session {id}: host {host} is down since {since}: {why}")]
     HostDown {
@@ -124,12 +130,6 @@ pub enum SessionError {
         /// What was tried last, in words.
         why: String,
     },
-    /// A machine is not there, or not as it was wanted.
-    #[error(transparent)]
-    Hosts(#[from] HostsError),
-    /// A machine did not do what was asked of it.
-    #[error(transparent)]
-    Machine(#[from] HostError),
     /// A login by a code did not come about.
     #[error("login {id}: {why}")]
     Login {
@@ -156,6 +156,12 @@ pub enum SessionError {
         /// Who.
         what: &'static str,
     },
+}
+
+impl From<HostError> for SessionError {
+    fn from(problem: HostError) -> Self {
+        Self::Machine(Box::new(problem))
+    }
 }
 
 impl SessionError {

@@ -88,7 +88,7 @@ pub enum HostsError {
         /// Which.
         name: String,
         /// What it said.
-        problem: HostError,
+        problem: Box<HostError>,
     },
 }
 
@@ -289,7 +289,10 @@ impl Hosts {
             None => {
                 let accepted_keys = plan.data_dir.join(ACCEPTED_KEYS);
                 let made = (plan.connector)(name, target.clone(), accepted_keys);
-                made.map_err(|problem| HostsError::Unusable { name: name.to_owned(), problem })?
+                made.map_err(|problem| HostsError::Unusable {
+                    name: name.to_owned(),
+                    problem: Box::new(problem),
+                })?
             }
         };
         let entry = HostEntry { name: name.to_owned(), machine, source, target: Some(target), description };

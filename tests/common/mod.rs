@@ -8,7 +8,7 @@ pub(crate) mod terminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use optio_testkit::{MockModel, ModelAuth, ServerSetup, TestServer, client};
+use optio_testkit::{LIMIT, MockModel, ModelAuth, ServerSetup, TestServer, client, wait_until};
 use serde_json::{Value, json};
 
 /// The service under test, not started yet.
@@ -47,6 +47,19 @@ pub(crate) async fn answers(session: &client::Session) -> Vec<String> {
     said.filter(|m| m["kind"] == "assistant")
         .map(|m| m["text"].as_str().unwrap_or_default().to_owned())
         .collect()
+}
+
+/// Says something to a session that was just taken up: its agent is asked again until it is attached.
+pub(crate) async fn says(session: &client::Session, text: &str) {
+    wait_until("the agent is attached", LIMIT, || async {
+        let turn = session.client().request(reqwest::Method::POST, &session.path("/turns"));
+        let reply = session.client().send(turn.json(&json!({ "text": text }))).await;
+        // Nothing was said to anybody: it may be said again.
+        let attached = !(reply.status == 502 && reply.text().contains("not attached"));
+        assert!(!attached || reply.status.is_success(), "{} {}", reply.status, reply.text());
+        attached
+    })
+    .await;
 }
 
 /// The steps of a session's teardown as (name, state).

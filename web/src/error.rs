@@ -96,7 +96,7 @@ pub(crate) struct Problem {
     kind: &'static Kind,
     detail: String,
     errors: Vec<FieldError>,
-    host_key: Option<HostKey>,
+    host_key: Option<Box<HostKey>>,
 }
 
 /// The key that a host shows, for somebody to compare and accept.
@@ -163,7 +163,7 @@ impl Problem {
             retry_after_s: self.kind.retry_after,
             request_id,
             errors: &self.errors,
-            host_key: self.host_key.as_ref(),
+            host_key: self.host_key.as_deref(),
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         *response.response_mut().status_mut() = self.kind.status;
@@ -223,7 +223,8 @@ impl Problem {
             (None, _) => HOST_FAILED,
         };
         let shown = |algorithm: &String, fingerprint: &String, known_in| {
-            Some(HostKey { algorithm: algorithm.clone(), fingerprint: fingerprint.clone(), known_in })
+            let (algorithm, fingerprint) = (algorithm.clone(), fingerprint.clone());
+            Some(Box::new(HostKey { algorithm, fingerprint, known_in }))
         };
         let host_key = match problem {
             HostError::HostKeyUnknown { algorithm, fingerprint, .. } => shown(algorithm, fingerprint, None),
@@ -283,5 +284,49 @@ impl From<SessionError> for Problem {
             _ => INTERNAL,
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text() -> String {
+        "x".to_owned()
+    }
+
+    #[test]
+    fn each_way_in_which_a_host_is_out_of_reach_has_a_code_of_its_own() {
+        let (host, why) = (text, text);
+        let problems = [
+            HostError::Unreachable { host: host(), why: why() },
+            HostError::NameUnknown { host: host(), address: text(), why: why() },
+            HostError::HostKeyUnknown {
+                host: host(),
+                algorithm: text(),
+                fingerprint: "SHA256:a".to_owned(),
+                accept: text(),
+            },
+            HostError::HostKeyChanged {
+                host: host(),
+                algorithm: text(),
+                fingerprint: "SHA256:a".to_owned(),
+                known_in: text(),
+                accept: text(),
+            },
+            HostError::LoginRefused { host: host(), user: text(), why: why() },
+            HostError::LoginUnsupported { host: host(), user: text(), why: why() },
+            HostError::ShellUnusable { host: host(), why: why() },
+        ];
+        for error in problems {
+            let code = error.reach_code().unwrap_or_default();
+            let problem = Problem::from(SessionError::from(error));
+            assert_eq!(problem.kind.code, code);
+            let is_key = code.starts_with("host_key");
+            assert_eq!(problem.kind.status == StatusCode::CONFLICT, is_key, "{code}");
+            assert_eq!(problem.host_key.is_some_and(|key| key.fingerprint == "SHA256:a"), is_key, "{code}");
+            // Only time may mend a network; the rest is somebody's to mend.
+            assert_eq!(problem.kind.retry_after.is_some(), code == "host_unreachable", "{code}");
+        }
     }
 }

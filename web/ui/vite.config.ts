@@ -7,6 +7,8 @@ const outDir = process.env.OPTIO_UI_OUT || "dist";
 
 export default defineConfig({
   plugins: [svelte()],
+  // Tests mount components, which Svelte's build for servers cannot.
+  resolve: process.env.VITEST ? { conditions: ["browser"] } : {},
   build: {
     outDir,
     emptyOutDir: true,

@@ -23,12 +23,15 @@ const PATH_LIMIT: usize = 4096;
 /// The most keys, and the most files of keys, that one host names.
 const LIST_LIMIT: usize = 32;
 
+/// The fewest channels of one connection: what lives as long as the connection needs some, and the rest must get on.
+const FEWEST_SESSIONS: u16 = 4;
+
 /// The most channels of one connection. A server with a larger `MaxSessions` gains nothing here: more than that many
 /// programs at once wait for its processors.
 const SESSIONS_LIMIT: u16 = 1000;
 
-/// The most machines on the way to a machine.
-const JUMPS_LIMIT: usize = 8;
+/// The most machines on the way to a machine. More are a mistake.
+const JUMPS_LIMIT: usize = 4;
 
 /// Base64 characters of a fingerprint: SHA-256 without padding.
 const FINGERPRINT_LENGTH: usize = 43;
@@ -312,8 +315,9 @@ fn is_public_key(text: &str) -> bool {
 }
 
 fn max_sessions(fields: &mut Fields) -> Result<u16, WrongField> {
-    let rule = format!("it must be a number from 1 to {SESSIONS_LIMIT}");
-    let given = fields.fitting("max_sessions", &rule, |most: &u16| (1..=SESSIONS_LIMIT).contains(most))?;
+    let rule = format!("it must be a number from {FEWEST_SESSIONS} to {SESSIONS_LIMIT}");
+    let given = fields
+        .fitting("max_sessions", &rule, |most: &u16| (FEWEST_SESSIONS..=SESSIONS_LIMIT).contains(most))?;
     Ok(given.unwrap_or(DEFAULT_MAX_SESSIONS))
 }
 
@@ -388,13 +392,13 @@ mod tests {
     fn what_is_said_wins() {
         let all = target(json!({
             "address": "[::1]", "port": 2222, "user": "dev", "agent": "~/agent.sock", "host_key": FINGERPRINT,
-            "known_hosts": ["/etc/known", "~/known"], "max_sessions": 3, "task_root": "/srv/optio/", "jump": null,
+            "known_hosts": ["/etc/known", "~/known"], "max_sessions": 4, "task_root": "/srv/optio/", "jump": null,
         }));
         assert_eq!((all.address.as_str(), all.port, all.user.as_str()), ("::1", 2222, "dev"));
         assert_eq!(all.login, Login::Agent(Some("/home/ada/agent.sock".into())));
         assert_eq!(all.host_keys.pinned, [FINGERPRINT]);
         assert_eq!(all.host_keys.known_hosts, ["/etc/known", "/home/ada/known"].map(PathBuf::from));
-        assert_eq!((all.max_sessions, all.task_root.unwrap().to_str().unwrap()), (3, "/srv/optio"));
+        assert_eq!((all.max_sessions, all.task_root.unwrap().to_str().unwrap()), (4, "/srv/optio"));
         assert_eq!(target(json!({ "address": "a", "agent": true })).login, Login::Agent(None));
         assert_eq!(target(json!({ "address": "a", "agent": false })).login, own().login);
         let trusted = target(json!({ "address": "a", "trust_on_first_use": true }));
@@ -431,7 +435,7 @@ mod tests {
             (json!({ "known_hosts": [] }), "known_hosts"),
             (json!({ "trust_on_first_use": "yes" }), "trust_on_first_use"),
             (json!({ "trust_on_first_use": true, "host_key": FINGERPRINT }), "trust_on_first_use"),
-            (json!({ "max_sessions": 0 }), "max_sessions"),
+            (json!({ "max_sessions": 3 }), "max_sessions"),
             (json!({ "max_sessions": 1001 }), "max_sessions"),
             (json!({ "task_root": "" }), "task_root"),
             (json!({ "task_root": "/" }), "task_root"),

@@ -198,3 +198,23 @@ async fn on_disk(
         Err(_) => Err(SessionError::NoAnswer { what: "the disk" }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_down_says_since_when_and_why() {
+        let since = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
+        let down = Reach::Down { since, code: "host_unreachable", why: "no route".to_owned() };
+        assert_eq!(
+            json!(ReachView::from(down)),
+            json!({ "state": "down", "since": "1970-01-01T00:01:00Z", "code": "host_unreachable", "reason": "no route" })
+        );
+        assert_eq!(json!(ReachView::from(Reach::Untried)), json!({ "state": "untried" }));
+    }
+}

@@ -12,6 +12,8 @@ mod extract;
 mod member;
 mod pack;
 mod restore;
+mod rules;
+mod through;
 
 use std::path::PathBuf;
 
@@ -56,6 +58,16 @@ pub async fn unpack(stream: ByteStream, codec: Codec, into: PathBuf) -> Result<(
 /// removed by the next call.
 pub async fn restore_beside(stream: ByteStream, codec: Codec, workdir: PathBuf) -> Result<()> {
     restore::replace(stream, codec, workdir).await
+}
+
+/// Compresses the plain tar that a far side sends. One that does not end as a tar does is an error item.
+pub(crate) fn compressed(tar: ByteStream, codec: Codec) -> ByteStream {
+    through::compressed(tar, codec)
+}
+
+/// What of an archive may be extracted, as a plain tar for a far side; refused is what [`unpack`] refuses.
+pub(crate) fn cleaned(archive: ByteStream, codec: Codec) -> ByteStream {
+    through::cleaned(archive, codec)
 }
 
 /// Members an archive may have. A workdir with `node_modules` has some 100,000.

@@ -19,6 +19,7 @@ mod connection;
 mod dial;
 mod exec;
 mod files;
+mod gate;
 mod hand;
 mod host_key;
 mod kills;
@@ -26,15 +27,18 @@ mod link;
 mod listing;
 mod login;
 mod mark;
+mod patient;
 mod poured;
 mod process;
 mod ptys;
 mod pump;
 mod queue;
+mod road;
 mod runtime;
 mod shells;
 mod slots;
 mod target;
+mod wanted;
 mod watching;
 
 #[cfg(test)]

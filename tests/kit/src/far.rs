@@ -94,8 +94,9 @@ impl FarSetup {
     /// # Panics
     /// When it cannot be made here; ask [`Far::can_be_apart`] before asking for more than the default.
     pub async fn start(self) -> Arc<Far> {
-        let dir =
-            tempfile::Builder::new().prefix("optio-far-").tempdir().expect("the temp directory is writable");
+        // Not in /tmp: codex mistrusts a home beneath the directory for temporary files.
+        let dir = tempfile::Builder::new().prefix("optio-far-").tempdir_in("/var/tmp");
+        let dir = dir.expect("everybody may write there");
         let root = dir.path().canonicalize().expect("a directory that was just made");
         for (name, mode) in
             [("home", 0o700), ("tmp", 0o1777), ("tasks", 0o700), ("bin", 0o755), ("open", 0o700)]

@@ -1,9 +1,9 @@
 /** What this browser may do. The service decides; the page only leaves out what would be refused. */
 
-import { whenViewer } from "./api";
+import { whenRole } from "./api";
 
 export const access = $state<{ viewer: boolean }>({ viewer: false });
 
-whenViewer(() => {
-  access.viewer = true;
+whenRole((role) => {
+  access.viewer = role === "viewer";
 });

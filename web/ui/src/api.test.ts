@@ -11,7 +11,7 @@ beforeEach(() => {
 afterEach(() => {
   vi.unstubAllGlobals();
   api.whenUnauthenticated(() => {});
-  api.whenViewer(() => {});
+  api.whenRole(() => {});
 });
 
 function answer(status: number, body: unknown, type = "application/json"): void {
@@ -126,22 +126,16 @@ it("a host's name that looks like an address stays one part of the path", async 
   expect(init?.body).toBe('{"tasks":[{"id":"t-1","agent":{"pid":7,"start_time":9}}]}');
 });
 
-it("who only looks on is known by the service's word, and another 403 is not taken for it", async () => {
+it("what this browser may do is heard with every answer, a refusal too", async () => {
   const listener = vi.fn();
-  api.whenViewer(listener);
-  answer(403, { code: "forbidden", detail: "the Origin header names another page" }, "application/problem+json");
+  api.whenRole(listener);
+  const said = (status: number, role: string): Response =>
+    new Response("{}", { status, headers: { "content-type": "application/json", "optio-role": role } });
+  fetched.mockResolvedValueOnce(said(200, "operator"));
+  await api.getSession("ses_1");
+  fetched.mockResolvedValueOnce(said(403, "viewer"));
   await problemOf(api.probeHost("box"));
-  answer(200, { data: [], next_cursor: null });
-  await api.listHosts();
-  expect(listener).not.toHaveBeenCalled();
-  answer(403, { code: "forbidden", detail: 'the role "viewer" changes nothing' }, "application/problem+json");
-  await problemOf(api.probeHost("box"));
-  expect(listener).toHaveBeenCalledTimes(1);
-  fetched.mockResolvedValueOnce(
-    new Response('{"data":[],"next_cursor":null}', {
-      headers: { "content-type": "application/json", "optio-role": "viewer" },
-    }),
-  );
-  await api.listHosts();
-  expect(listener).toHaveBeenCalledTimes(2);
+  answer(200, {});
+  await api.getSession("ses_1");
+  expect(listener.mock.calls).toEqual([["operator"], ["viewer"]]);
 });

@@ -68,16 +68,16 @@ export function explain(thrown: unknown): string {
 }
 
 let onUnauthenticated: () => void = () => {};
-let onViewer: () => void = () => {};
+let onRole: (role: string) => void = () => {};
 
 /** Names the function that hears of every 401. */
 export function whenUnauthenticated(listener: () => void): void {
   onUnauthenticated = listener;
 }
 
-/** Names the function that hears that this browser was let in only to look on. */
-export function whenViewer(listener: () => void): void {
-  onViewer = listener;
+/** Names the function that hears, with every answer, what this browser may do: `operator` or `viewer`. */
+export function whenRole(listener: (role: string) => void): void {
+  onRole = listener;
 }
 
 async function problemOf(response: Response): Promise<Problem> {
@@ -94,7 +94,6 @@ async function problemOf(response: Response): Promise<Problem> {
       // A body that is not JSON says nothing; the status line below does.
     }
   }
-  if (response.status === 403 && body.detail?.includes('role "viewer"')) onViewer();
   const what = body.detail ?? body.title ?? `the service answered ${response.status} ${response.statusText}`.trim();
   return new Problem(response.status, what, body);
 }
@@ -126,7 +125,8 @@ async function request<T>(
       late ? `The service did not answer within ${limit / 1000} s.` : "The service cannot be reached.",
     );
   }
-  if (response.headers.get("optio-role") === "viewer") onViewer();
+  const role = response.headers.get("optio-role");
+  if (role !== null) onRole(role);
   if (!response.ok) throw await problemOf(response);
   if (response.status === 204) return undefined as T;
   const text = await response.text();

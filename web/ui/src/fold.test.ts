@@ -315,6 +315,22 @@ describe("a session's own events", () => {
     expect(far.progress).toEqual({ percent: 40, message: "comparing" });
   });
 
+  it("tell that its host is out of reach, and that it is back", () => {
+    const cut = { host: "box", since: "2026-01-02T03:00:00Z", code: "host_unreachable", reason: "No route." };
+    const down = applyToSession(session, event(5, "host.down", cut));
+    expect(down.host_down).toEqual({ since: cut.since, code: "host_unreachable", reason: "No route." });
+    expect(down.state).toBe("working");
+    expect(applyToSession(down, event(6, "host.up", { host: "box" })).host_down).toBeNull();
+
+    const fold = new Fold();
+    fold.apply(event(5, "host.down", cut));
+    fold.apply(event(6, "host.up", { host: "box" }));
+    expect(fold.items.map((said) => said.text)).toEqual([
+      "Host box cannot be reached. No route. The session goes on when it is back.",
+      "Host box is back.",
+    ]);
+  });
+
   it("of another session change nothing", () => {
     expect(applyToSession(session, { ...event(5, "session.state", { state: "idle" }), session: "ses_2" })).toBe(session);
   });

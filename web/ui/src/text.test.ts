@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { age, commandLine, duration, tailOf, visible, withoutColours } from "./text";
+import { age, commandLine, duration, size, span, tailOf, visible, withoutColours } from "./text";
 
 const shown = (text: string): string => visible(text).map((piece) => (piece.control ? `[${piece.text}]` : piece.text)).join("");
 
@@ -39,4 +39,9 @@ it("an age has the largest unit that fits", () => {
 
 it("a duration is read at a glance", () => {
   expect([12, 1_449, 125_000].map(duration)).toEqual(["12 ms", "1.4 s", "2 min 5 s"]);
+});
+
+it("a span and a size have the largest unit that fits, up to days and terabytes", () => {
+  expect([0, 59, 7_199, 864_000, NaN].map(span)).toEqual(["0 s", "59 s", "1 h", "10 d", ""]);
+  expect([999, 1_500, 2e12, 5e15].map(size)).toEqual(["999 B", "1.5 kB", "2.0 TB", "5000 TB"]);
 });

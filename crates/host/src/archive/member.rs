@@ -15,6 +15,22 @@ const NAME_FIELD: usize = 100;
 /// What a file is read by.
 const READ_BUFFER: usize = 128 * 1024;
 
+/// What a header says besides names, kind and length.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Seconds since 1970.
+    pub(super) mtime: i64,
+}
+
+impl From<&Stat> for Head {
+    fn from(stat: &Stat) -> Self {
+        Self { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime: stat.st_mtime }
+    }
+}
+
 /// Writes members to a compressor.
 pub(super) struct Members<W: Write> {
     out: W,
@@ -32,9 +48,9 @@ impl<W: Write> Members<W> {
         kind: EntryType,
         path: &[u8],
         target: &[u8],
-        stat: &Stat,
+        head: impl Into<Head>,
     ) -> io::Result<()> {
-        self.header(kind, path, target, stat, 0)
+        self.header(kind, path, target, head.into(), 0)
     }
 
     /// Writes a file of exactly `size` bytes: what the file has more is cut, what it has less is zeros. Answers
@@ -42,11 +58,11 @@ impl<W: Write> Members<W> {
     pub(super) fn file(
         &mut self,
         path: &[u8],
-        stat: &Stat,
+        head: impl Into<Head>,
         size: u64,
         mut from: impl Read,
     ) -> io::Result<bool> {
-        self.header(EntryType::Regular, path, b"", stat, size)?;
+        self.header(EntryType::Regular, path, b"", head.into(), size)?;
         let mut left = size;
         let mut short = false;
         while left > 0 {
@@ -72,8 +88,13 @@ impl<W: Write> Members<W> {
 
     /// Writes the two empty blocks that end an archive.
     pub(super) fn finish(mut self) -> io::Result<W> {
-        self.out.write_all(&[0; 2 * BLOCK as usize])?;
+        self.end()?;
         Ok(self.out)
+    }
+
+    /// The same, where what is written to is somebody else's.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        self.out.write_all(&[0; 2 * BLOCK as usize])
     }
 
     fn header(
@@ -81,7 +102,7 @@ impl<W: Write> Members<W> {
         kind: EntryType,
         path: &[u8],
         target: &[u8],
-        stat: &Stat,
+        head: Head,
         size: u64,
     ) -> io::Result<()> {
         if target.len() > NAME_FIELD {
@@ -94,11 +115,11 @@ impl<W: Write> Members<W> {
         header.set_entry_type(kind);
         fill(&mut header.as_old_mut().name, path);
         fill(&mut header.as_old_mut().linkname, target);
-        header.set_mode(stat.st_mode & 0o7777);
-        header.set_uid(stat.st_uid.into());
-        header.set_gid(stat.st_gid.into());
+        header.set_mode(head.mode);
+        header.set_uid(head.uid.into());
+        header.set_gid(head.gid.into());
         // Python's reader takes no time before 1970 from this field.
-        header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
+        header.set_mtime(u64::try_from(head.mtime).unwrap_or(0));
         header.set_size(size);
         header.set_cksum();
         self.out.write_all(header.as_bytes())

@@ -32,7 +32,8 @@ const HARD_LINKS_KEPT: usize = 50_000;
 const LEVEL: i32 = 1;
 
 /// How many walks run at once; each takes a core.
-static WALKS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(super::restore::cores())));
+pub(super) static WALKS: LazyLock<Arc<Semaphore>> =
+    LazyLock::new(|| Arc::new(Semaphore::new(super::restore::cores())));
 
 enum State {
     Idle { workdir: PathBuf, excludes: Excludes, codec: Codec },
@@ -64,18 +65,25 @@ async fn start(
     codec: Codec,
 ) -> (mpsc::Receiver<Bytes>, JoinHandle<Result<()>>) {
     let turn = WALKS.clone().acquire_owned().await.expect("the semaphore is never closed");
-    let (tx, chunks) = mpsc::channel(CHUNKS_AHEAD);
+    let (into, chunks) = Chunks::new();
     let walk = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        write(&workdir, &excludes, codec, Chunks { tx, buffer: Vec::new() })
+        write(&workdir, &excludes, codec, into)
     });
     (chunks, walk)
 }
 
 /// Writes chunks into the stream; fails once nobody reads it any more.
-struct Chunks {
+pub(super) struct Chunks {
     tx: mpsc::Sender<Bytes>,
     buffer: Vec<u8>,
+}
+
+impl Chunks {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Bytes>) {
+        let (tx, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        (Self { tx, buffer: Vec::new() }, chunks)
+    }
 }
 
 impl Write for Chunks {
@@ -102,17 +110,30 @@ impl Write for Chunks {
 
 fn write(workdir: &Path, excludes: &Excludes, codec: Codec, chunks: Chunks) -> Result<()> {
     let reader = chunks.tx.clone();
-    let failed = |source| HostError::io(format!("packing {}", workdir.display()), source);
+    let what = format!("packing {}", workdir.display());
+    encode(&what, codec, chunks, |out| walk(workdir, excludes, &reader, out).map(drop))
+}
+
+/// Compresses what `fill` writes. Where that fails, the compressed stream is left without its end.
+pub(super) fn encode(
+    what: &str,
+    codec: Codec,
+    chunks: Chunks,
+    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let failed = |source| HostError::io(what, source);
     let mut chunks = match codec {
         Codec::Gzip => {
-            let level = flate2::Compression::new(LEVEL.unsigned_abs());
-            let out = walk(workdir, excludes, &reader, flate2::write::GzEncoder::new(chunks, level))?;
+            let mut out =
+                flate2::write::GzEncoder::new(chunks, flate2::Compression::new(LEVEL.unsigned_abs()));
+            fill(&mut out)?;
             out.finish().map_err(failed)?
         }
         Codec::Zstd => {
             let mut out = zstd::stream::write::Encoder::new(chunks, LEVEL).map_err(failed)?;
             out.include_checksum(true).map_err(failed)?;
-            walk(workdir, excludes, &reader, out)?.finish().map_err(failed)?
+            fill(&mut out)?;
+            out.finish().map_err(failed)?
         }
     };
     chunks.flush().map_err(failed)

@@ -19,10 +19,10 @@ use super::extract::{extract, make_removable};
 use crate::{ByteStream, HostError, Result};
 
 /// Chunks that wait for the disk before the stream stands still.
-const CHUNKS_AHEAD: usize = 4;
+pub(super) const CHUNKS_AHEAD: usize = 4;
 
 /// How many extractions run at once. Apart from the walks: one that reads from a walk must not wait for it in vain.
-static EXTRACTIONS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(cores())));
+pub(super) static EXTRACTIONS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(cores())));
 
 /// As many as there are cores, and two at least, so that one slow reader does not stop everybody.
 pub(super) fn cores() -> usize {
@@ -51,7 +51,8 @@ pub(super) async fn replace(stream: ByteStream, codec: Codec, workdir: PathBuf) 
     .await
 }
 
-enum Fed {
+/// What a thread gets of a stream. Where it gets no end, the stream broke off.
+pub(super) enum Fed {
     Chunk(Bytes),
     End,
 }
@@ -103,7 +104,7 @@ async fn feed(
 
 impl Feed {
     fn reader(&mut self) -> impl Read + '_ {
-        Reader { chunks: &mut self.chunks, current: Bytes::new(), ended: false }
+        Reader::new(&mut self.chunks)
     }
 
     fn still_wanted(&self) -> Result<()> {
@@ -114,10 +115,17 @@ impl Feed {
     }
 }
 
-struct Reader<'a> {
+/// A stream as a thread reads it.
+pub(super) struct Reader<'a> {
     chunks: &'a mut mpsc::Receiver<Fed>,
     current: Bytes,
     ended: bool,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(chunks: &'a mut mpsc::Receiver<Fed>) -> Self {
+        Self { chunks, current: Bytes::new(), ended: false }
+    }
 }
 
 impl Read for Reader<'_> {

@@ -1,20 +1,22 @@
 //! One connection to one machine: made, known to be there, and known to be gone.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use russh::client::{self, DisconnectReason, Handle, Msg};
-use russh::keys::{Algorithm, PublicKey, PublicKeyOrCertificate};
+use russh::client::{self, Handle, Msg};
+use russh::keys::{Algorithm, PublicKey};
 use russh::{Channel, ChannelOpenFailure, Error, Preferred, cipher};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::host_key::{self, Known, Verdict};
+use super::gate::{Accepting, Case, Ended, Findings, Gate};
+use super::host_key::{self, Known};
+use super::patient::Patient;
 use super::slots::{Class, Slot, Slots};
-use super::target::{SshTarget, UnknownKey};
-use super::{dial, login};
+use super::target::SshTarget;
+use super::{dial, login, runtime};
 use crate::Duplex;
 use crate::error::{HostError, Result};
 
@@ -26,17 +28,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Unanswered ones that are borne.
 const KEEPALIVE_MAX: usize = 2;
-/// When the system gives up what it cannot send, in milliseconds. Russh asks nothing while it waits to send, so without this
-/// a cut during an upload lasts as long as the system's own patience, a quarter of an hour.
-const SEND_LIMIT_MS: u32 = 15_000;
 /// What a server may send on a channel before it must wait; russh gives it back as soon as a packet is taken.
 const WINDOW: u32 = 2 << 20;
 /// In this order: AES in hardware is twice as fast here as what russh prefers.
 const CIPHERS: &[cipher::Name] =
     &[cipher::AES_256_GCM, cipher::CHACHA20_POLY1305, cipher::AES_256_CTR, cipher::AES_128_CTR];
-
-/// Why a connection ended; `None` while it is there.
-pub(super) type Ended = Option<Arc<str>>;
 
 /// One connection, logged in.
 pub(super) struct Connection {
@@ -91,14 +87,6 @@ pub(super) async fn accept(way: Way, fingerprint: String) -> Result<()> {
     }
 }
 
-/// A fingerprint that somebody vouched for just now.
-#[derive(Clone)]
-struct Accepting {
-    fingerprint: String,
-    /// Set when a machine on the way showed the key, and it was written down.
-    done: Arc<AtomicBool>,
-}
-
 async fn limited<T>(name: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     match tokio::time::timeout(CONNECT_LIMIT, work).await {
         Ok(done) => done,
@@ -127,9 +115,10 @@ async fn go(way: &Way, target: &SshTarget, shown: &str, accepting: Option<&Accep
 async fn meet(way: &Way, target: &SshTarget, shown: &str, accepting: Option<&Accepting>) -> Result<Met> {
     let known = {
         let (target, accepted) = (target.clone(), way.accepted.clone());
-        Arc::new(blocking(move || Known::load(&target, &accepted)).await?)
+        Arc::new(crate::local::blocking(move || Known::load(&target, &accepted)).await?)
     };
     let mut without: Vec<Algorithm> = Vec::new();
+    let mut first_refusal = None;
     loop {
         let (stream, through) = reach(way, target, shown, accepting).await?;
         let case = Case::default();
@@ -144,20 +133,23 @@ async fn meet(way: &Way, target: &SshTarget, shown: &str, accepting: Option<&Acc
             ended: watch::Sender::new(None),
         };
         let ended = gate.ended.subscribe();
-        let made = client::connect_stream(Arc::new(config(&known, &without)), stream, gate).await;
+        let config = Arc::new(config(&known, &without));
+        let made = client::connect_stream(config, Patient::new(stream), gate).await;
         let Findings { refusal, key } = case.take();
         match (made, refusal, key) {
             (Ok(handle), None, Some(key)) => return Ok(Met { handle, key, ended, through }),
             (_, Some(refusal), key) => {
                 // A fingerprint does not say of which kind its key is; the machine may have another.
                 without.extend(key.filter(|_| known.may_have_another()).map(|key| key.algorithm()));
+                let refusal = first_refusal.take().unwrap_or(refusal);
                 if without.is_empty() || known.kinds(&without).is_empty() {
                     return Err(refusal);
                 }
+                first_refusal = Some(refusal);
             }
-            (Err(Error::NoCommonAlgo { .. }), None, _) if !without.is_empty() => {
-                let why = "it has none of the keys that the configuration names".to_owned();
-                return Err(unreachable(shown, why));
+            // It has no other.
+            (Err(Error::NoCommonAlgo { .. }), None, _) if first_refusal.is_some() => {
+                return Err(first_refusal.unwrap_or_else(|| unreachable(shown, "it has no key".into())));
             }
             (Err(error), None, _) => return Err(unreachable(shown, no_session(&error))),
             (Ok(_), None, None) => return Err(unreachable(shown, "it showed no key".into())),
@@ -201,9 +193,7 @@ async fn tcp(target: &SshTarget, shown: &str) -> Result<TcpStream> {
     for address in addresses {
         why = match tokio::time::timeout(TCP_LIMIT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                let set = stream.set_nodelay(true).and_then(|()| {
-                    rustix::net::sockopt::set_tcp_user_timeout(&stream, SEND_LIMIT_MS).map_err(Into::into)
-                });
+                let set = stream.set_nodelay(true);
                 set.map_err(|error| HostError::io(format!("set up the connection to {address}"), error))?;
                 return Ok(stream);
             }
@@ -273,10 +263,18 @@ impl Connection {
     }
 
     /// Opens a session as soon as there is room for it; waits as long as it takes, so the caller has a limit.
-    pub(super) async fn session(&self, class: Class) -> std::result::Result<(Channel<Msg>, Slot), Arc<str>> {
+    pub(super) async fn session(
+        self: &Arc<Self>,
+        class: Class,
+    ) -> std::result::Result<(Opened, Slot), Arc<str>> {
         loop {
             let mut slot = self.slots.take(class).await;
-            match self.handle.channel_open_session().await {
+            let connection = self.clone();
+            // Goes on when nobody waits any more: what the server opens must be closed.
+            let opening = runtime::run(async move {
+                connection.handle.channel_open_session().await.map(|channel| Opened(Some(channel)))
+            });
+            match opening.await.map_err(|error| error.to_string())? {
                 Ok(channel) => {
                     self.slots.opened(&mut slot);
                     return Ok((channel, slot));
@@ -309,6 +307,31 @@ impl Connection {
     }
 }
 
+/// A channel that is closed when it is dropped; russh only forgets it.
+pub(super) struct Opened(Option<Channel<Msg>>);
+
+impl Opened {
+    pub(super) fn channel(&self) -> &Channel<Msg> {
+        // Only `take` leaves nothing, and it takes the whole.
+        self.0.as_ref().expect("a channel that was not taken is there")
+    }
+
+    /// For whoever sees to it that it is closed.
+    pub(super) fn take(mut self) -> Channel<Msg> {
+        self.0.take().expect("a channel is taken once")
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(channel) = self.0.take() {
+            runtime::start(async move {
+                let _ = channel.close().await;
+            });
+        }
+    }
+}
+
 /// Why nothing was reached through a connection.
 #[derive(Debug)]
 pub(super) enum NoDial {
@@ -336,120 +359,6 @@ impl NoDial {
     }
 }
 
-/// What a gate found out, for whoever connects: russh passes on no error of ours.
-#[derive(Clone, Default)]
-struct Case(Arc<Mutex<Findings>>);
-
-#[derive(Default)]
-struct Findings {
-    refusal: Option<HostError>,
-    key: Option<PublicKey>,
-}
-
-impl Case {
-    fn take(&self) -> Findings {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Judges the machine's key, and hears of the connection's end.
-struct Gate {
-    known: Arc<Known>,
-    case: Case,
-    shown: String,
-    name: String,
-    target: SshTarget,
-    accepted: PathBuf,
-    accepting: Option<Accepting>,
-    ended: watch::Sender<Ended>,
-}
-
-impl Gate {
-    async fn judge(&self, key: &PublicKey) -> Result<()> {
-        let verdict = self.known.judge(key);
-        if verdict == Verdict::Trusted {
-            return Ok(());
-        }
-        let fingerprint = host_key::fingerprint(key);
-        let wanted = self
-            .accepting
-            .as_ref()
-            .filter(|accepting| accepting.fingerprint == fingerprint && !self.known.pinned());
-        let trusting = self.target.host_keys.unknown == UnknownKey::Trust && verdict == Verdict::Unknown;
-        if wanted.is_some() || trusting {
-            let (accepted, target, key) = (self.accepted.clone(), self.target.clone(), key.clone());
-            blocking(move || host_key::accept(&accepted, &target, &key)).await?;
-            tracing::info!(host = %self.shown, %fingerprint, "host key accepted");
-            if let Some(accepting) = wanted {
-                accepting.done.store(true, Ordering::Relaxed);
-            }
-            return Ok(());
-        }
-        let (host, algorithm) = (self.shown.clone(), key.algorithm().to_string());
-        let accept = self.how_to_accept(&fingerprint);
-        Err(match verdict {
-            Verdict::Changed(known_in) => {
-                HostError::HostKeyChanged { host, algorithm, fingerprint, known_in, accept }
-            }
-            _ => HostError::HostKeyUnknown { host, algorithm, fingerprint, accept },
-        })
-    }
-
-    fn how_to_accept(&self, fingerprint: &str) -> String {
-        let setting = format!("`host_key = \"{fingerprint}\"` in the configuration");
-        if self.known.pinned() {
-            return setting;
-        }
-        format!("POST /v1/hosts/{}/host-key {{\"fingerprint\": \"{fingerprint}\"}}, or {setting}", self.name)
-    }
-}
-
-impl client::Handler for Gate {
-    type Error = Error;
-
-    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> std::result::Result<bool, Error> {
-        let key = match shown {
-            PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
-            PublicKeyOrCertificate::Certificate(certificate) => {
-                PublicKey::from(certificate.public_key().clone())
-            }
-        };
-        let judged = self.judge(&key).await;
-        let mut findings = self.case.0.lock().unwrap_or_else(PoisonError::into_inner);
-        findings.key = Some(key);
-        findings.refusal = judged.err();
-        Ok(findings.refusal.is_none())
-    }
-
-    async fn disconnected(&mut self, reason: DisconnectReason<Error>) -> std::result::Result<(), Error> {
-        let (why, answer) = match reason {
-            DisconnectReason::ReceivedDisconnect(info) => {
-                (format!("it hung up: {}", super::mark::shown(info.message.as_bytes())), Ok(()))
-            }
-            DisconnectReason::Error(Error::KeepaliveTimeout) => {
-                ("it has stopped answering".into(), Err(Error::KeepaliveTimeout))
-            }
-            DisconnectReason::Error(error) => (format!("the connection broke: {error}"), Err(error)),
-        };
-        self.ended.send_replace(Some(why.into()));
-        answer
-    }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        self.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
-            ended.get_or_insert_with(|| "the connection was closed".into());
-            first
-        });
-    }
-}
-
 fn unreachable(host: &str, why: String) -> HostError {
     HostError::Unreachable { host: host.to_owned(), why }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    crate::local::blocking(work).await
 }

@@ -16,7 +16,7 @@ use crate::{ByteStream, FileInfo, FilePart, HostError, RelPath, Result, TaskDir}
 /// Limit of one file operation; more than a dead connection needs to be noticed (15 s).
 pub(super) const FILE_LIMIT: Duration = Duration::from_secs(30);
 /// Limit of work on a whole tree; a workdir with a million files takes about half a minute.
-const TREE_LIMIT: Duration = Duration::from_secs(600);
+pub(super) const TREE_LIMIT: Duration = Duration::from_secs(600);
 /// Bytes of a listing: a million paths of a hundred bytes.
 const LIST_BYTES: usize = 128 << 20;
 
@@ -232,7 +232,7 @@ fn above(path: &Path) -> Result<&Path> {
 }
 
 /// The words that enter a directory of a task.
-fn enter(words: Words, dir: &TaskDir, rel: &str) -> Result<Words> {
+pub(super) fn enter(words: Words, dir: &TaskDir, rel: &str) -> Result<Words> {
     let segments = rel.split('/').filter(|segment| !segment.is_empty());
     segments.map(str::as_bytes).try_fold(words.split(dir.path())?, Words::word)
 }
@@ -243,8 +243,8 @@ fn in_parent(words: Words, dir: &TaskDir, path: &RelPath) -> Result<Words> {
     enter(words.word(name)?, dir, above)
 }
 
-fn number(text: &String) -> Option<u64> {
-    text.parse().ok()
+fn number(text: impl AsRef<str>) -> Option<u64> {
+    text.as_ref().parse().ok()
 }
 
 /// Turns an answer that is no success into what a caller can act on.
@@ -267,6 +267,8 @@ pub(super) fn said(what: &str, words: &str) -> HostError {
     let words = words.trim();
     let kind = [
         ("No space left on device", ErrorKind::StorageFull),
+        // GNU tar's word for it.
+        ("Wrote only", ErrorKind::StorageFull),
         ("Disk quota exceeded", ErrorKind::QuotaExceeded),
         ("Permission denied", ErrorKind::PermissionDenied),
         ("Read-only file system", ErrorKind::ReadOnlyFilesystem),
@@ -274,8 +276,12 @@ pub(super) fn said(what: &str, words: &str) -> HostError {
         ("Is a directory", ErrorKind::IsADirectory),
     ];
     let kind = kind.iter().find(|(text, _)| words.contains(text)).map_or(ErrorKind::Other, |(_, kind)| *kind);
-    let words = if words.is_empty() { "it failed without a word" } else { words };
-    HostError::io(what, std::io::Error::new(kind, words.to_owned()))
+    let words = match kind {
+        _ if words.is_empty() => "it failed without a word".to_owned(),
+        ErrorKind::StorageFull if words.contains("Wrote only") => format!("No space left on device: {words}"),
+        _ => words.to_owned(),
+    };
+    HostError::io(what, std::io::Error::new(kind, words))
 }
 
 fn nonsense(what: &str, answer: &Answer) -> HostError {

@@ -19,8 +19,11 @@ use super::shells::{Lane, Shells};
 use crate::guard::quote;
 use crate::{Command, HostError, Result, Spawned};
 
-/// What the shell runs.
-pub(super) const SCRIPT: &str = include_str!("hand.sh");
+/// What the shell runs: functions, and what calls them.
+const SCRIPT: &str = concat!(include_str!("hand.sh"), include_str!("questions.sh"));
+/// The same with what archives need.
+const ARCHIVE_SCRIPT: &str =
+    concat!(include_str!("hand.sh"), include_str!("archive.sh"), include_str!("questions.sh"));
 
 /// Questions sent and not yet answered; more wait for their turn. Each costs the far side a millisecond or a few.
 const IN_FLIGHT: usize = 64;
@@ -90,19 +93,23 @@ impl Words {
     }
 
     /// As lines of standard input: each is marked, because a word may hold a newline.
-    pub(super) fn lines(&self, nonce: &str) -> Vec<u8> {
-        let mut lines = Vec::with_capacity(self.0.len() + nonce.len() + 8);
-        lines.push(b'+');
+    pub(super) fn lines(&self, key: &str, nonce: &str) -> Vec<u8> {
+        let mut lines = Vec::with_capacity(self.0.len() + 2 * key.len() + nonce.len() + 8);
+        lines.extend_from_slice(format!("!{key}\n+").as_bytes());
         for byte in &self.0 {
             lines.push(*byte);
             if *byte == b'\n' {
                 lines.push(b'+');
             }
         }
-        lines.extend_from_slice(b"\n=");
-        lines.extend_from_slice(nonce.as_bytes());
-        lines.push(b'\n');
+        lines.extend_from_slice(format!("\n={key} {nonce}\n").as_bytes());
         lines
+    }
+
+    /// The whole of what a shell is told that answers one question only.
+    pub(super) fn only(&self, nonce: &str) -> Vec<u8> {
+        let key = self::nonce();
+        [format!("{key}\n").into_bytes(), self.lines(&key, nonce)].concat()
     }
 }
 
@@ -121,6 +128,8 @@ pub(super) struct Hand {
 
 struct Running {
     questions: mpsc::Sender<Sent>,
+    /// What shows the shell that a question is ours.
+    key: String,
     /// Told when the shell is not to be trusted any more.
     give_up: Notify,
     /// Why it ended.
@@ -148,7 +157,7 @@ impl Hand {
             *lock(&asked) = Some(running.clone());
             let nonce = nonce();
             let (answer, answered) = oneshot::channel();
-            let sent = Sent { question: words.lines(&nonce), nonce, payload, body, answer };
+            let sent = Sent { question: words.lines(&running.key, &nonce), nonce, payload, body, answer };
             // An answer that cannot come shows in the same way as one that does not.
             let _ = running.questions.send(sent).await;
             answered.await.map_err(|_| HostError::Unreachable {
@@ -175,7 +184,8 @@ impl Hand {
         let (shells, lane) = (self.shells.clone(), self.lane);
         let spawned = runtime::run(async move { shells.spawn(lane, command()).await }).await??;
         let (questions, asked) = mpsc::channel(IN_FLIGHT);
-        let started = Arc::new(Running { questions, give_up: Notify::new(), ended: Mutex::new(None) });
+        let started =
+            Arc::new(Running { questions, key: nonce(), give_up: Notify::new(), ended: Mutex::new(None) });
         runtime::start(serve(spawned, asked, started.clone()));
         *running = Some(started.clone());
         Ok(started)
@@ -185,6 +195,11 @@ impl Hand {
 /// How the shell is started. The script stands in its words: it has no secrets.
 pub(super) fn command() -> Command {
     Command::new(["sh", "-c", SCRIPT])
+}
+
+/// How a shell is started that packs or extracts.
+pub(super) fn archive_command() -> Command {
+    Command::new(["sh", "-c", ARCHIVE_SCRIPT])
 }
 
 impl Running {
@@ -219,14 +234,16 @@ async fn serve(spawned: Spawned, asked: mpsc::Receiver<Sent>, running: Arc<Runni
     let (due, expected) = mpsc::channel(IN_FLIGHT);
     let mut complaint = Vec::new();
     let why = tokio::select! {
-        why = send(stdin, asked, due) => why,
-        why = receive(stdout, expected) => why,
+        why = send(stdin, asked, due, &running) => why,
+        why = receive(stdout, expected, &running) => why,
         _ = listen(stderr, &mut complaint) => unreachable_end(),
         () = running.give_up.notified() => "it was given up".into(),
     };
+    running.end(why.clone());
     let said = String::from_utf8_lossy(&complaint);
-    let why = if said.is_empty() { why } else { format!("{why}: {}", said.trim()) };
-    running.end(why);
+    if !said.is_empty() {
+        tracing::warn!(why, said = said.trim(), "a shell that answers questions about files has ended");
+    }
     // Its group goes with it.
     drop(process);
 }
@@ -239,7 +256,11 @@ async fn send(
     mut stdin: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
     mut asked: mpsc::Receiver<Sent>,
     due: mpsc::Sender<(String, usize, oneshot::Sender<Answer>)>,
+    running: &Running,
 ) -> String {
+    if let Err(error) = stdin.write_all(format!("{}\n", running.key).as_bytes()).await {
+        return format!("its shell takes no questions: {error}");
+    }
     while let Some(Sent { nonce, question, payload, body, answer }) = asked.recv().await {
         // Before it is sent: its answer may come at once.
         if due.send((nonce, body, answer)).await.is_err() {
@@ -260,13 +281,18 @@ async fn send(
 async fn receive(
     stdout: Box<dyn AsyncRead + Send + Unpin>,
     mut expected: mpsc::Receiver<(String, usize, oneshot::Sender<Answer>)>,
+    running: &Running,
 ) -> String {
     let mut answers = Answers::new(stdout);
     while let Some((nonce, body, answer)) = expected.recv().await {
         match answers.next(&nonce, body).await {
             // The caller may have gone; the answer had to be read all the same.
             Ok(came) => drop(answer.send(came)),
-            Err(why) => return why,
+            Err(why) => {
+                // Before the caller hears of it, who may ask again at once.
+                running.end(why.clone());
+                return why;
+            }
         }
     }
     "nobody asks it any more".into()

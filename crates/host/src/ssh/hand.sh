@@ -4,12 +4,15 @@
 # question were quoted by us, its payload follows it. An answer is a body, then a line of its own: a newline, the question's
 # nonce, a word and facts. Where the word is not `ok`, the body's end is what a program had to say about it.
 #
+# These are the functions; questions.sh asks for them. Standard output is 5 and standard error 6 where they are caught.
+#
 # Never through a link: a directory is entered segment by segment, and after each the shell is where it must be or refuses.
 # From then on it holds the directory itself, so what others rename does not matter; everything is done to ./name there.
 
 LC_ALL=C
 export LC_ALL
 umask 077
+exec 5>&1 6>&2
 nl='
 '
 
@@ -313,6 +316,8 @@ do_cleanup() {
 # in the end a line `end LENGTH`. Without that line, and where the name is taken, nothing stays.
 do_pour() {
     _mode=$1 _temp=$2 _name=$3
+    # Where it stops early, the rest of the stream is no question.
+    last=1
     cd -P "$4" 2>/dev/null || { answer missing; return; }
     if [ -e "./$_name" ] || [ -L "./$_name" ]; then
         answer taken
@@ -347,21 +352,3 @@ do_pour() {
     rm -f "./$_temp"
     trap - EXIT
 }
-
-# Where an answer goes that is caught on its way.
-exec 5>&1
-question=
-while IFS= read -r line; do
-    case $line in
-    =*)
-        nonce=${line#=}
-        made= said=failed
-        # What the shell itself complains about is said, too.
-        eval "$question" 2>&1
-        cd /
-        printf '\n%s %s\n' "$nonce" "$said"
-        question=
-        ;;
-    *) question=$question${line#+}$nl ;;
-    esac
-done

@@ -5,7 +5,8 @@
 //! [`Link::connect`], but an attempt that failed is remembered for a moment, so that many calls at once are one attempt.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
@@ -15,6 +16,7 @@ use tokio::sync::{OnceCell, watch};
 use super::connection::{self, Connection, NoDial, Way};
 use super::kills::{self, Kill, Kills};
 use super::process::{START_LIMIT, Started, start};
+use super::road::{Road, again};
 use super::shells::{Lane, Shells};
 use super::slots::Class;
 use super::{dial, ptys, runtime};
@@ -31,6 +33,14 @@ const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// Limit of the question whether control still answers when bulk broke.
 const PING_LIMIT: Duration = Duration::from_secs(5);
 
+/// Succeeds when somebody listens at the socket `$1`, as the kernel tells.
+const LISTENS: &str = r#"
+while IFS= read -r line; do
+    case $line in *" 00010000 "*" $1") exit 0 ;; esac
+done </proc/net/unix
+exit 1
+"#;
+
 /// The way to one machine.
 pub(super) struct Link {
     way: Way,
@@ -39,27 +49,9 @@ pub(super) struct Link {
     reach: watch::Sender<Reach>,
     home: OnceCell<PathBuf>,
     kills: Kills,
+    /// Whether a socket was reached ever.
+    dialled: AtomicBool,
     me: Weak<Link>,
-}
-
-/// One of the two connections.
-#[derive(Default)]
-struct Road {
-    /// The one that was made last; it may have ended since.
-    current: Mutex<Option<Arc<Connection>>>,
-    /// Held by whoever makes one. The attempt that failed last.
-    making: tokio::sync::Mutex<Option<(Instant, HostError)>>,
-}
-
-impl Road {
-    fn standing(&self) -> Option<Arc<Connection>> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        current.filter(|connection| connection.why_ended().is_none())
-    }
-
-    fn set(&self, connection: Option<Arc<Connection>>) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = connection;
-    }
 }
 
 #[async_trait]
@@ -82,6 +74,7 @@ impl Link {
             reach: watch::Sender::new(Reach::Untried),
             home: OnceCell::new(),
             kills: Kills::default(),
+            dialled: AtomicBool::new(false),
             me: me.clone(),
         })
     }
@@ -97,7 +90,12 @@ impl Link {
 
     /// See [`crate::SshHost::accept_host_key`].
     pub(super) async fn accept_host_key(&self, fingerprint: &str) -> Result<()> {
-        runtime::run(connection::accept(self.way.clone(), fingerprint.to_owned())).await?
+        runtime::run(connection::accept(self.way.clone(), fingerprint.to_owned())).await??;
+        // What failed a moment ago failed for want of this.
+        for road in [&self.control, &self.bulk] {
+            *road.making.lock().await = None;
+        }
+        Ok(())
     }
 
     /// See [`crate::Host::home`]; asked once.
@@ -188,7 +186,7 @@ impl Link {
             Dial::Loopback(port) => (format!("127.0.0.1:{port}"), "AllowTcpForwarding"),
         };
         let connection = self.connection(Lane::Control).await?;
-        let target = target.clone();
+        let (target, unix) = (target.clone(), matches!(target, Dial::Unix(_)));
         let dialling = runtime::run(async move {
             match &target {
                 Dial::Unix(path) => dial::unix(&connection, path).await,
@@ -196,13 +194,28 @@ impl Link {
             }
         });
         match tokio::time::timeout(DIAL_LIMIT, dialling).await {
-            Ok(dialled) => dialled?.map_err(|failure| match failure {
-                NoDial::NotListening => HostError::NotListening { target: place },
-                NoDial::Gone(why) => self.unreachable(&why),
-                failure => HostError::Program { program: "sshd".into(), why: failure.words(&place, setting) },
-            }),
+            Ok(dialled) => match dialled? {
+                Ok(stream) => {
+                    self.dialled.fetch_or(unix, Ordering::Relaxed);
+                    Ok(stream)
+                }
+                // A server that forbids sockets says the same as where nobody listens, so the kernel is asked, unless
+                // sockets have been seen to work.
+                Err(NoDial::NotListening)
+                    if unix && !self.dialled.load(Ordering::Relaxed) && self.listens(&place).await? =>
+                {
+                    Err(forbidden(NoDial::Forbidden, place, setting))
+                }
+                Err(NoDial::NotListening) => Err(HostError::NotListening { target: place }),
+                Err(NoDial::Gone(why)) => Err(self.unreachable(&why)),
+                Err(failure) => Err(forbidden(failure, place, setting)),
+            },
             Err(_) => Err(HostError::TimedOut { what: format!("connect to {place}"), limit: DIAL_LIMIT }),
         }
+    }
+
+    async fn listens(&self, socket: &str) -> Result<bool> {
+        Ok(self.run(Command::new(["sh", "-c", LISTENS, "sh", socket])).await?.success())
     }
 
     /// Sends signals now.
@@ -295,7 +308,7 @@ impl Link {
         if let Some((when, error)) = &*failure
             && when.elapsed() < FAILURE_COUNTS
         {
-            return Err(self.again(error));
+            return Err(again(&self.way.name, error));
         }
         match connection::connect(self.way.clone()).await {
             Ok(connection) => {
@@ -306,7 +319,7 @@ impl Link {
                 Ok(connection)
             }
             Err(error) => {
-                let answer = self.again(&error);
+                let answer = again(&self.way.name, &error);
                 // Only control says whether the machine can be reached; while it stands, bulk may have been refused for itself.
                 if lane == Lane::Control || self.control.standing().is_none() {
                     self.is_down(&error);
@@ -365,46 +378,16 @@ impl Link {
             *reach = Reach::Down { since, code, why };
         });
     }
-
-    /// The same error once more, for everybody who asks in the same moment.
-    fn again(&self, error: &HostError) -> HostError {
-        match error {
-            HostError::Unreachable { host, why } => {
-                HostError::Unreachable { host: host.clone(), why: why.clone() }
-            }
-            HostError::NameUnknown { host, address, why } => {
-                HostError::NameUnknown { host: host.clone(), address: address.clone(), why: why.clone() }
-            }
-            HostError::HostKeyUnknown { host, algorithm, fingerprint, accept } => HostError::HostKeyUnknown {
-                host: host.clone(),
-                algorithm: algorithm.clone(),
-                fingerprint: fingerprint.clone(),
-                accept: accept.clone(),
-            },
-            HostError::HostKeyChanged { host, algorithm, fingerprint, known_in, accept } => {
-                HostError::HostKeyChanged {
-                    host: host.clone(),
-                    algorithm: algorithm.clone(),
-                    fingerprint: fingerprint.clone(),
-                    known_in: known_in.clone(),
-                    accept: accept.clone(),
-                }
-            }
-            HostError::LoginRefused { host, user, why } => {
-                HostError::LoginRefused { host: host.clone(), user: user.clone(), why: why.clone() }
-            }
-            HostError::LoginUnsupported { host, user, why } => {
-                HostError::LoginUnsupported { host: host.clone(), user: user.clone(), why: why.clone() }
-            }
-            other => self.unreachable(&other.to_string()),
-        }
-    }
 }
 
 /// Waits for the end of a connection without keeping it.
 async fn ended(connection: &Weak<Connection>) -> Option<Arc<str>> {
     let mut ended = connection.upgrade()?.ending();
     Some(connection::ended(&mut ended).await)
+}
+
+fn forbidden(failure: NoDial, place: String, setting: &str) -> HostError {
+    HostError::Program { program: "sshd".into(), why: failure.words(&place, setting) }
 }
 
 fn name_of(command: &Command) -> Result<String> {

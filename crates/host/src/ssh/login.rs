@@ -28,7 +28,7 @@ pub(super) async fn log_in<H: Handler>(host: &str, target: &SshTarget, handle: &
             let shown = format!("{} of {}", super::host_key::fingerprint(key.public_key()), file.display());
             let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
             let answer = handle.authenticate_publickey(&target.user, key).await;
-            match answer.map_err(|error| who.refused(&[shown.clone()], &error.to_string()))? {
+            match answer.map_err(|error| who.refused(std::slice::from_ref(&shown), &error.to_string()))? {
                 AuthResult::Success => Ok(()),
                 AuthResult::Failure { remaining_methods, partial_success } => {
                     Err(who.turned_away(&[shown], &remaining_methods, partial_success))

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,13 +21,22 @@ use crate::{
 };
 
 /// Starts the programs of the far side here.
-pub(super) struct Here(LocalHost);
+pub(super) struct Here {
+    host: LocalHost,
+    /// Where programs are looked for first.
+    programs: Vec<PathBuf>,
+    pub(super) started: AtomicUsize,
+}
 
 impl Here {
     pub(super) fn new(temp: &Path) -> Arc<Self> {
-        let config =
-            LocalHostConfig { task_root: Some(temp.join("tasks")), socket_root: Some(temp.join("sockets")) };
-        Arc::new(Self(LocalHost::new(config).unwrap()))
+        Self::with(temp, Vec::new())
+    }
+
+    pub(super) fn with(temp: &Path, programs: Vec<PathBuf>) -> Arc<Self> {
+        let task_root = Some(temp.join("tasks"));
+        let config = LocalHostConfig { task_root, socket_root: Some(temp.join("sockets")) };
+        Arc::new(Self { host: LocalHost::new(config).unwrap(), programs, started: AtomicUsize::new(0) })
     }
 }
 
@@ -35,8 +45,10 @@ impl Shells for Here {
     fn name(&self) -> &str {
         "here"
     }
-    async fn spawn(&self, _: Lane, command: Command) -> Result<Spawned> {
-        self.0.spawn(command).await
+    async fn spawn(&self, _: Lane, mut command: Command) -> Result<Spawned> {
+        self.started.fetch_add(1, Ordering::SeqCst);
+        command.env.path_prefix.clone_from(&self.programs);
+        self.host.spawn(command).await
     }
 }
 
@@ -49,9 +61,23 @@ pub(super) struct FarHere {
 
 impl FarHere {
     pub(super) fn new(temp: &Path) -> Self {
-        let here = Here::new(temp);
+        Self::on(Here::new(temp))
+    }
+
+    pub(super) fn on(here: Arc<Here>) -> Self {
         Self { files: FarFiles::new(here.clone()), watch: FarWatch::new(here.clone()), here }
     }
+}
+
+/// A fresh task directory.
+async fn task(host: &dyn Host) -> TaskDir {
+    let dir = host.task_dir(&TaskId::new("task").unwrap());
+    host.create(&dir).await.unwrap();
+    dir
+}
+
+fn rel(path: &str) -> RelPath {
+    RelPath::new(path).unwrap()
 }
 
 pub(super) async fn fresh() -> (Arc<dyn Host>, tempfile::TempDir) {
@@ -59,8 +85,13 @@ pub(super) async fn fresh() -> (Arc<dyn Host>, tempfile::TempDir) {
     (Arc::new(FarHere::new(temp.path())), temp)
 }
 
+mod archived;
+mod full;
+mod hands;
+mod places;
+
 mod suite {
-    crate::host_suite!(crate::ssh::on_this_machine::fresh: files watching);
+    crate::host_suite!(crate::ssh::on_this_machine::fresh: files watching archives);
 }
 
 #[async_trait]
@@ -69,19 +100,19 @@ impl Host for FarHere {
         "here"
     }
     fn reach(&self) -> watch::Receiver<Reach> {
-        self.here.0.reach()
+        self.here.host.reach()
     }
     async fn connect(&self) -> Result<()> {
         Ok(())
     }
     async fn home(&self) -> Result<PathBuf> {
-        self.here.0.home().await
+        self.here.host.home().await
     }
     fn task_dir(&self, id: &TaskId) -> TaskDir {
-        self.here.0.task_dir(id)
+        self.here.host.task_dir(id)
     }
     fn socket_path(&self, dir: &TaskDir) -> PathBuf {
-        self.here.0.socket_path(dir)
+        self.here.host.socket_path(dir)
     }
     async fn create(&self, dir: &TaskDir) -> Result<()> {
         self.files.create(dir, &self.socket_path(dir)).await
@@ -93,13 +124,13 @@ impl Host for FarHere {
         self.files.cleanup(dir, &self.socket_path(dir)).await
     }
     async fn run(&self, command: Command) -> Result<Output> {
-        self.here.0.run(command).await
+        self.here.host.run(command).await
     }
     async fn spawn(&self, command: Command) -> Result<Spawned> {
-        self.here.0.spawn(command).await
+        self.here.host.spawn(command).await
     }
     async fn open_pty(&self, command: Command, size: Size) -> Result<Pty> {
-        self.here.0.open_pty(command, size).await
+        self.here.host.open_pty(command, size).await
     }
     async fn read(&self, dir: &TaskDir, path: &RelPath, limit: u64) -> Result<Bytes> {
         self.files.read(dir, path, limit).await
@@ -141,14 +172,14 @@ impl Host for FarHere {
         super::archives::restore(self.here.clone(), dir, stream, codec).await
     }
     async fn dial(&self, target: &Dial) -> Result<Box<dyn Duplex>> {
-        self.here.0.dial(target).await
+        self.here.host.dial(target).await
     }
     async fn watch(&self, dir: &TaskDir, path: &RelPath) -> Result<Watch> {
         self.files.make_parent_of(dir, path).await?;
         self.watch.watch(dir, path).await
     }
     async fn find_codex(&self, wanted: Option<&Path>) -> Result<CodexBinary> {
-        self.here.0.find_codex(wanted).await
+        self.here.host.find_codex(wanted).await
     }
     async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
         crate::guard::start(self, dir, spec).await

@@ -1,6 +1,6 @@
-//! A new file on the far side from a stream.
+//! A stream that goes to the far side: a new file, or an archive that is extracted.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,39 +9,57 @@ use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
-use super::files::{FILE_LIMIT, done, said, temporary};
-use super::hand::{self, Answers, Words, nonce};
+use super::files::{FILE_LIMIT, TREE_LIMIT, done, said, temporary};
+use super::hand::{self, Answer, Answers, Words, nonce};
 use super::runtime;
 use super::shells::{Lane, Shells};
-use crate::{ByteStream, HostError, Result, Spawned, archive};
+use crate::{ByteStream, Command, HostError, Result, Spawned, archive};
 
-/// How long a shell may take to remove what it has begun, once nothing more comes.
-const UNDO_LIMIT: Duration = Duration::from_secs(10);
 /// Chunks that wait for the connection before the stream stands still.
 const CHUNKS_AHEAD: usize = 2;
+/// Limit of one chunk, 1 MiB at most: a far side that takes none for so long is not slow but stuck.
+const CHUNK_LIMIT: Duration = Duration::from_secs(60);
 
-enum Fed {
-    Chunk(Bytes),
-    End,
-}
-
-/// See [`crate::Host::write_stream`]. The far side's part goes on when the caller does not: it learns that nothing more
-/// comes, and removes what it has.
-pub(super) async fn pour(
-    shells: Arc<dyn Shells>,
-    path: &Path,
-    mut stream: ByteStream,
-    mode: u32,
-) -> Result<u64> {
+/// See [`crate::Host::write_stream`].
+pub(super) async fn pour(shells: Arc<dyn Shells>, path: &Path, stream: ByteStream, mode: u32) -> Result<u64> {
     let words = Words::new("do_pour").number(format_args!("{:o}", mode & 0o777)).word(temporary())?;
     let (Some(dir), Some(name)) = (path.parent().filter(|_| path.is_absolute()), path.file_name()) else {
         let why = "it must be an absolute path below '/'";
         return Err(HostError::Refused { what: "file", value: path.display().to_string(), why });
     };
     let words = words.word(name.as_encoded_bytes())?.word(dir.as_os_str().as_encoded_bytes())?;
+    let deed = Deed {
+        what: format!("write {}", path.display()),
+        target: path.to_owned(),
+        command: hand::command(),
+        words,
+        ending: |len| format!("end {len}\n"),
+        limit: FILE_LIMIT,
+    };
+    send(shells, deed, stream).await
+}
+
+/// Something the far side does with a stream.
+pub(super) struct Deed {
+    /// What is tried, with the path, for errors.
+    pub(super) what: String,
+    /// What it is done to.
+    pub(super) target: PathBuf,
+    /// The shell.
+    pub(super) command: Command,
+    /// The question.
+    pub(super) words: Words,
+    /// What follows the last chunk, by the length of all.
+    pub(super) ending: fn(u64) -> String,
+    /// How long the answer may take after that.
+    pub(super) limit: Duration,
+}
+
+/// Does it, and answers the stream's length. The far side's part goes on when the caller does not: it learns that nothing
+/// more comes, and removes what it has.
+pub(super) async fn send(shells: Arc<dyn Shells>, deed: Deed, mut stream: ByteStream) -> Result<u64> {
     let (feed, fed) = mpsc::channel(CHUNKS_AHEAD);
-    let target = path.to_owned();
-    let working = runtime::run(async move { carry(shells, &target, words, fed).await });
+    let working = runtime::run(carry(shells, deed, fed));
     let feeding = async move {
         loop {
             let mut chunk = match stream.next().await {
@@ -68,26 +86,27 @@ pub(super) async fn pour(
     }
 }
 
-async fn carry(
-    shells: Arc<dyn Shells>,
-    path: &Path,
-    words: Words,
-    mut fed: mpsc::Receiver<Fed>,
-) -> Result<u64> {
-    let what = format!("write {}", path.display());
+enum Fed {
+    Chunk(Bytes),
+    End,
+}
+
+async fn carry(shells: Arc<dyn Shells>, deed: Deed, mut fed: mpsc::Receiver<Fed>) -> Result<u64> {
+    let Deed { what, target, command, words, ending, limit } = deed;
     let lost = |why| HostError::Unreachable { host: shells.name().to_owned(), why };
-    let Spawned { mut stdin, stdout, stderr, process: _process } =
-        shells.spawn(Lane::Bulk, hand::command()).await?;
+    let Spawned { mut stdin, stdout, stderr, process: _process } = shells.spawn(Lane::Bulk, command).await?;
     let (mark, mut answers, mut complaint) = (nonce(), Answers::new(stdout), Vec::new());
     let answering = async {
-        tokio::select! {
-            answer = answers.next(&mark, 0) => answer.map_err(lost),
-            () = hand::listen(stderr, &mut complaint) => Err(lost("its shell ended".into())),
-        }
+        let answer = tokio::select! {
+            answer = answers.next(&mark, 0) => answer.map_err(lost)?,
+            () = hand::listen(stderr, &mut complaint) => return Err(lost("its shell ended".into())),
+        };
+        missing_program(&answer, shells.name())?;
+        done(answer, &what, &target)
     };
     tokio::pin!(answering);
     let mut len = 0;
-    let mut line = words.lines(&mark);
+    let mut line = words.only(&mark);
     let mut part = Bytes::new();
     let whole = loop {
         let writing = async {
@@ -98,27 +117,26 @@ async fn carry(
         tokio::select! {
             // It answers before it has everything only when it cannot go on.
             answer = &mut answering => {
-                let answer = done(answer?, &what, path)?;
-                return Err(said(&what, &format!("unexpected answer {:?}", answer.word)));
+                return Err(said(&what, &format!("unexpected answer {:?}", answer?.word)));
             }
-            written = tokio::time::timeout(FILE_LIMIT, writing) => match written {
+            written = tokio::time::timeout(CHUNK_LIMIT, writing) => match written {
                 Ok(Ok(())) => {}
                 // Its answer says why it takes no more.
                 Ok(Err(_)) => break true,
-                Err(_) => return Err(HostError::TimedOut { what, limit: FILE_LIMIT }),
+                Err(_) => return Err(HostError::TimedOut { what: what.clone(), limit: CHUNK_LIMIT }),
             },
         }
         line.clear();
         part = match fed.recv().await {
             Some(Fed::Chunk(chunk)) => chunk,
             Some(Fed::End) => {
-                line.extend_from_slice(format!("end {len}\n").as_bytes());
+                let ending = ending(len);
                 let ending = async {
-                    stdin.write_all(&line).await?;
+                    stdin.write_all(ending.as_bytes()).await?;
                     stdin.flush().await
                 };
                 // Where it fails, the answer says why.
-                let _ = tokio::time::timeout(FILE_LIMIT, ending).await;
+                let _ = tokio::time::timeout(CHUNK_LIMIT, ending).await;
                 break true;
             }
             None => break false,
@@ -127,14 +145,25 @@ async fn carry(
         line.extend_from_slice(format!("{}\n", part.len()).as_bytes());
     };
     if !whole {
+        // The shell removes what it has. The caller has a better reason than its answer, or is gone.
         drop(stdin);
-        // The caller has a better reason than this, or is gone.
-        return match tokio::time::timeout(UNDO_LIMIT, answering).await {
-            Ok(answer) => Err(done(answer?, &what, path).err().unwrap_or_else(|| said(&what, "it was cut"))),
-            Err(_) => Err(HostError::TimedOut { what, limit: UNDO_LIMIT }),
-        };
     }
-    let answer = tokio::time::timeout(FILE_LIMIT, answering).await;
-    let answer = answer.map_err(|_| HostError::TimedOut { what: what.clone(), limit: FILE_LIMIT })??;
-    done(answer, &what, path).map(|_| len)
+    let limit = if whole { limit } else { TREE_LIMIT };
+    match tokio::time::timeout(limit, answering).await {
+        Ok(answer) => answer.map(|_| len),
+        Err(_) => Err(HostError::TimedOut { what: what.clone(), limit }),
+    }
+}
+
+/// What there must be, and what installs it.
+pub(super) fn no_tar(host: &str) -> HostError {
+    let why = format!("snapshots need the tar of GNU on {host}; its package is called `tar`");
+    HostError::Program { program: "tar".into(), why }
+}
+
+fn missing_program(answer: &Answer, host: &str) -> Result<()> {
+    match answer.word.as_str() {
+        "tar" => Err(no_tar(host)),
+        _ => Ok(()),
+    }
 }

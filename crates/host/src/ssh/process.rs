@@ -1,7 +1,7 @@
 //! A program that was started on the machine.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::{oneshot, watch};
@@ -11,9 +11,9 @@ use super::exec::{self, Leader, Streams};
 use super::kills::Kill;
 use super::link::Link;
 use super::pump::{Awaited, Grip, Holds, PIPE_BOUND, Progress, Pumped, TERMINAL_BOUND, pump};
-use super::runtime;
 use super::shells::Shells as _;
 use super::slots::Class;
+use super::{mark, runtime};
 use crate::error::{HostError, Result};
 use crate::guard::Size;
 use crate::terminal::VIEWER_TERM;
@@ -21,8 +21,10 @@ use crate::{AgentIdentity, Command, ExitStatus, Signal, SpawnedProcess};
 
 /// Limit from the wish to the program's start: a turn among other programs, and a few round trips.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(30);
-/// How long a program that was killed may take to let its channel go, before it is closed.
-const KILL_GRACE: Duration = Duration::from_secs(5);
+/// How long the machine's shell may take to say that it starts the program, or why not; its user's start files run before.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+/// How long the channel of a program that nobody has any more may stay open, for the rest of its output. It holds a session.
+const CLOSE_AFTER: Duration = Duration::from_secs(10);
 
 /// A running program and its streams.
 pub(super) struct Started {
@@ -54,11 +56,12 @@ pub(super) async fn start(
     let bound = if terminal.is_some() { TERMINAL_BOUND } else { PIPE_BOUND };
     if let Some(size) = terminal {
         let (columns, rows) = (size.columns.into(), size.rows.into());
-        let sent = channel.request_pty(false, VIEWER_TERM, columns, rows, 0, 0, RAW).await;
+        let sent = channel.channel().request_pty(false, VIEWER_TERM, columns, rows, 0, 0, RAW).await;
         sent.map_err(|error| lost(&error.to_string()))?;
     }
-    let sent = channel.exec(true, exec::LINE).await;
-    let Pumped { mut input, output, errors, progress, grip } = pump(channel, holds, bound, Some(awaited));
+    let sent = channel.channel().exec(true, exec::LINE).await;
+    let Pumped { mut input, output, errors, progress, grip } =
+        pump(channel.take(), holds, bound, Some(awaited));
     // Closes the channel on every way out of here but the good one.
     let closing = Closing(Some(grip));
     sent.map_err(|error| lost(&error.to_string()))?;
@@ -68,13 +71,30 @@ pub(super) async fn start(
         // What a machine that stops reading is up to shows in its answer.
         let _ = input.write_all(&launch.text).await;
     };
-    let ((), told) = tokio::join!(written, told);
+    let answering = async {
+        tokio::pin!(told);
+        match tokio::time::timeout(ANSWER_LIMIT, &mut told).await {
+            Ok(told) => told,
+            Err(_) => {
+                // Makes it tell what was said instead.
+                closing.close();
+                told.await
+            }
+        }
+    };
+    let begun = Instant::now();
+    let ((), told) = tokio::join!(written, answering);
     let line = match told {
         Ok(Ok(line)) => line,
         Ok(Err(said)) => {
+            let silent = said.is_empty() && begun.elapsed() >= ANSWER_LIMIT;
             return Err(match connection.why_ended() {
                 Some(why) => lost(&why),
-                None => unusable(link, &said),
+                None if silent => HostError::TimedOut {
+                    what: format!("starting a shell on {}", link.name()),
+                    limit: ANSWER_LIMIT,
+                },
+                None => unusable(link, &quoted(&said, &launch.text)),
             });
         }
         Err(_) => return Err(lost("the channel is gone")),
@@ -84,6 +104,17 @@ pub(super) async fn start(
     let grip = closing.keep();
     let process = FarProcess { link: link.clone(), leader, name, progress, grip, settled: false };
     Ok(Started { input, output, errors, process })
+}
+
+/// What a machine said, for people; but not what we said to it, which has secrets.
+fn quoted(said: &[u8], ours: &[u8]) -> String {
+    let ours = String::from_utf8_lossy(ours);
+    let text = String::from_utf8_lossy(said);
+    // Shorter lines are in many texts by chance, and a machine that plays back ours has longer ones.
+    if ours.lines().any(|line| line.len() >= 8 && text.contains(line)) {
+        return "(what we say to it)".to_owned();
+    }
+    mark::shown(said)
 }
 
 fn unusable(link: &Link, said: &str) -> HostError {
@@ -110,6 +141,10 @@ const RAW: &[(russh::Pty, u32)] = &[
 struct Closing(Option<Grip>);
 
 impl Closing {
+    fn close(&self) {
+        self.0.iter().for_each(Grip::close);
+    }
+
     fn keep(mut self) -> Grip {
         // Taken here and nowhere else, and this takes the whole.
         self.0.take().expect("a grip is kept once")
@@ -118,9 +153,7 @@ impl Closing {
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        if let Some(grip) = &self.0 {
-            grip.close();
-        }
+        self.close();
     }
 }
 
@@ -187,17 +220,20 @@ impl SpawnedProcess for FarProcess {
 
 impl Drop for FarProcess {
     fn drop(&mut self) {
-        if self.settled {
+        if !self.settled {
+            let ended = matches!(*self.progress.borrow(), Progress::Exited(_));
+            self.link.kill_soon(Kill { left_behind: ended, ..self.kill(Signal::Kill) });
+        }
+        let (grip, mut progress) = (self.grip.clone(), self.progress.clone());
+        if progress.has_changed().is_err() {
+            // The channel is closed already.
             return;
         }
-        let ended = matches!(*self.progress.borrow(), Progress::Exited(_));
-        self.link.kill_soon(Kill { left_behind: ended, ..self.kill(Signal::Kill) });
-        let (grip, mut progress) = (self.grip.clone(), self.progress.clone());
         runtime::start(async move {
-            let end = progress.wait_for(|progress| *progress != Progress::Running);
-            let _ = tokio::time::timeout(KILL_GRACE, end).await;
-            // Whoever still reads gets what the program wrote before: the channel is closed by its server when that is all.
-            tokio::time::sleep(KILL_GRACE).await;
+            // Whoever still reads gets what the program wrote before: the channel closes when that is all, unless something
+            // else holds the program's pipes.
+            let closed = async { while progress.changed().await.is_ok() {} };
+            let _ = tokio::time::timeout(CLOSE_AFTER, closed).await;
             grip.close();
         });
     }

@@ -84,6 +84,18 @@ pub(super) struct Holds {
     pub(super) slot: Option<Slot>,
 }
 
+impl Holds {
+    /// A server has room for another session only some time after it has closed one: when it has dealt with whatever it got
+    /// together with our answer. The answer to one more question proves that.
+    fn let_go(self) {
+        let Self { connection, slot: Some(slot) } = self else { return };
+        runtime::start(async move {
+            let _ = tokio::time::timeout(CLOSE_LIMIT, connection.ping()).await;
+            drop(slot);
+        });
+    }
+}
+
 /// What is said before the program's own output, see [`super::mark`].
 pub(super) struct Awaited {
     /// The line that says that the program starts.
@@ -91,7 +103,7 @@ pub(super) struct Awaited {
     /// Whether it stands on standard error too.
     pub(super) on_errors: bool,
     /// Gets the line, or what was said instead.
-    pub(super) tell: oneshot::Sender<Result<String, String>>,
+    pub(super) tell: oneshot::Sender<Result<String, Vec<u8>>>,
 }
 
 /// Starts the task of a channel, on the threads of connections.
@@ -130,7 +142,7 @@ struct Listener {
     write: Arc<ChannelWriteHalf<Msg>>,
     out: (Queue, Intake),
     err: (Queue, Intake),
-    tell: Option<oneshot::Sender<Result<String, String>>>,
+    tell: Option<oneshot::Sender<Result<String, Vec<u8>>>>,
     progress: watch::Sender<Progress>,
     /// Its end is the end for whoever writes.
     _over: watch::Sender<()>,
@@ -142,10 +154,11 @@ impl Listener {
         let mut sizes = grip.size.subscribe();
         let write = self.write.clone();
         let mut deadline = None;
-        loop {
+        let closed = loop {
             let message = tokio::select! {
                 message = read.wait() => message,
                 () = grip.close.notified(), if deadline.is_none() => {
+                    self.said_instead();
                     let _ = write.close().await;
                     deadline = Some(tokio::time::Instant::now() + CLOSE_LIMIT);
                     continue;
@@ -160,7 +173,9 @@ impl Listener {
                 }
             };
             let fits = match message {
-                None | Some(ChannelMsg::Close) => break,
+                None => break false,
+                // Russh has answered it by then.
+                Some(ChannelMsg::Close) => break true,
                 Some(ChannelMsg::Data { data }) => self.take_output(data),
                 Some(ChannelMsg::ExtendedData { data, ext: 1 }) => self.take_errors(data),
                 Some(ChannelMsg::Eof) => {
@@ -188,7 +203,7 @@ impl Listener {
                 let _ = write.close().await;
                 deadline = Some(tokio::time::Instant::now() + CLOSE_LIMIT);
             }
-        }
+        };
         let gone = self.holds.connection.why_ended();
         let closed_properly = gone.is_none();
         let why = gone
@@ -198,8 +213,10 @@ impl Listener {
         self.out.0.end(end.clone());
         self.err.0.end(end);
         self.lost(&why);
-        // Russh answers the server's close by itself; this is for a channel of which we stopped waiting.
-        let _ = self.write.close().await;
+        if !closed && deadline.is_none() {
+            let _ = self.write.close().await;
+        }
+        self.holds.let_go();
     }
 
     fn take_output(&mut self, data: Bytes) -> bool {
@@ -227,8 +244,7 @@ impl Listener {
 
     fn said_instead(&mut self) {
         if let Some(tell) = self.tell.take() {
-            let said = [self.out.1.said(), self.err.1.said()].concat();
-            let _ = tell.send(Err(super::mark::shown(&said)));
+            let _ = tell.send(Err([self.out.1.said(), self.err.1.said()].concat()));
         }
     }
 

@@ -51,11 +51,12 @@ impl Sshd {
             let port = free.local_addr().unwrap().port();
             drop(free);
             let at = dir.path().display();
+            // SHLVL: bash behind sshd reads its user's start files, which take their time, unless it is not the first.
             let config = format!(
                 "{lines}\nListenAddress 127.0.0.1\nPort {port}\nHostKey \"{at}/host\"\n\
                  AuthorizedKeysFile \"{at}/authorized_keys\"\nPidFile none\nStrictModes no\nUsePAM no\n\
                  PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-                 MaxStartups 200\nLogLevel DEBUG1\n"
+                 MaxStartups 200\nLogLevel VERBOSE\nSetEnv SHLVL=2\n"
             );
             std::fs::write(dir.path().join("sshd_config"), config).unwrap();
             let log = std::fs::File::create(dir.path().join("log")).unwrap();

@@ -4,15 +4,9 @@ set -eu
 dir=$1 home=$2 size=$3
 shift 3
 
-# What is in DIR has the same path inside and outside, though /tmp is another one inside.
-case $dir in
-/tmp/*)
-    mkdir -p "$dir/tmp${dir#/tmp}"
-    mount --rbind "$dir" "$dir/tmp${dir#/tmp}"
-    ;;
-esac
+# What is in DIR has the same path inside and outside.
 mount --bind "$dir/home" "$home"
-mount --rbind "$dir/tmp" /tmp
+mount --bind "$dir/tmp" /tmp
 [ "$size" = 0 ] || mount -t tmpfs -o "size=$size,mode=0700" tmpfs "$dir/tasks"
 
 if [ $# -gt 0 ]; then
