@@ -80,6 +80,7 @@ async fn a_host_that_is_away_shows_on_its_sessions_and_everything_goes_on_when_i
     assert_eq!(world.memory.credential(&seed), Some(newest), "the login is watched, not only looked at");
     assert_eq!(world.answers(&id), ["one two", "pong: still there?"]);
     assert_eq!((world.count(&id, "host.down"), world.count(&id, "host.up")), (1, 1));
+    assert_eq!(world.count(&id, "child.restarted"), 0, "nothing is tried against a host that is away");
     assert_eq!(world.view(&id).await.reason, None);
     assert_eq!(world.stop(&id).await.outcome, Some(EndState::Stopped));
     world.check().await;
@@ -723,6 +724,24 @@ async fn what_the_agent_wrote_meanwhile_is_read_and_what_it_announced_is_fetched
     let workdir = world.dir(&id).workdir();
     world.host.put_file(&workdir.join("deliverables/a.md"), "content");
     world.host.put_file(&workdir.join("optio.log"), "DELIVERABLE: deliverables/a.md\n");
+    seconds(30).await;
+    assert_eq!(world.count(&id, "deliverable"), 0);
+    world.host.mend();
+    let told = world.wait_event(&id, "deliverable", "a.md").await;
+    assert_eq!(told["accepted"], json!(true), "{told}");
+    world.stop(&id).await;
+    world.check().await;
+}
+
+#[actix::test]
+async fn a_deliverable_whose_host_goes_away_under_its_fetch_is_not_turned_down() {
+    let world = World::new().await;
+    let id = world.launch(json!({ "host_protocol": true })).await;
+    let workdir = world.dir(&id).workdir();
+    world.host.put_file(&workdir.join("deliverables/a.md"), "content");
+    world.host.cut_at("read workdir/deliverables/a.md", 1);
+    world.host.put_file(&workdir.join("optio.log"), "DELIVERABLE: deliverables/a.md\n");
+    wait_down(&world, &id).await;
     seconds(30).await;
     assert_eq!(world.count(&id, "deliverable"), 0);
     world.host.mend();

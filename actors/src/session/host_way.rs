@@ -36,18 +36,13 @@ const BEFORE_IT_WAS_TOLD: Duration = Duration::from_secs(20);
 const LOGIN_FIRST: Duration = Duration::from_secs(5);
 
 /// What a session knows of the way to its host beside what is on record.
+#[derive(Default)]
 pub(super) struct HostLoss {
     way: watch::Sender<HostWay>,
     /// Runs out when the agent's guard has ended it.
     clock: Option<SpawnHandle>,
     /// The lease was left to expire.
     pub(super) lease_left: bool,
-}
-
-impl Default for HostLoss {
-    fn default() -> Self {
-        Self { way: watch::Sender::default(), clock: None, lease_left: false }
-    }
 }
 
 impl HostLoss {
