@@ -180,30 +180,3 @@ async fn a_terminal_is_typed_its_answer_and_ends_with_done(place: Place) {
     session.turn(&shell("echo 'DONE: from the terminal' >> optio.log")).await;
     end(&session, "done", "from the terminal").await;
 }
-
-#[actix::test]
-async fn zz_debug() {
-    let place = Place::ssh().await;
-    let model = MockModel::start();
-    let server = place.service().start().await;
-    let session = server.client().create(reporting(&model)).await;
-    begun(&session).await;
-    session
-        .turn(
-            &[
-                shell("echo 'STATUS: 40% x' >> optio.log; ls -la . ; pwd; ls -la optio.log"),
-                "@say I wait".to_owned(),
-            ]
-            .join("\n"),
-        )
-        .await;
-    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
-    println!("{:#}", session.actors().await);
-    for turn in model.turns() {
-        println!("TURN {}", turn.body["input"]);
-    }
-    let dir = server.task_root().join(&session.id);
-    println!("{:?}", std::process::Command::new("find").arg(&dir).arg("-maxdepth").arg("2").output());
-    println!("{:?}", std::fs::read_to_string(dir.join("workdir/optio.log")));
-    panic!("done");
-}

@@ -79,7 +79,7 @@ async fn whatever_bars_the_way_has_its_own_code_on_the_probe_and_on_the_session(
             "nameless",
             with(entry.clone(), "address", "no-such-host.invalid"),
             "host_name_unknown",
-            true,
+            false,
             "no-such-host".into(),
         ),
         ("restricted", restricted.entry(), "host_shell_unusable", false, "This account is closed.".into()),

@@ -98,9 +98,7 @@ impl FarSetup {
         let dir = tempfile::Builder::new().prefix("optio-far-").tempdir_in("/var/tmp");
         let dir = dir.expect("everybody may write there");
         let root = dir.path().canonicalize().expect("a directory that was just made");
-        for (name, mode) in
-            [("home", 0o700), ("tmp", 0o1777), ("tasks", 0o700), ("bin", 0o755), ("open", 0o700)]
-        {
+        for (name, mode) in [("home", 0o700), ("tmp", 0o1777), ("tasks", 0o700), ("open", 0o700)] {
             std::fs::create_dir(root.join(name)).expect("a new directory is empty");
             let mode = std::fs::Permissions::from_mode(mode);
             std::fs::set_permissions(root.join(name), mode).expect("a directory of ours");
@@ -110,15 +108,13 @@ impl FarSetup {
         let keeper = Far::can_be_apart().then(|| Keeper::start(&root, &users_home(), &self.machine));
         assert!(keeper.is_some() || !needs_more, "not a machine of its own here: {:?}", self.machine);
         if !self.without_codex {
-            // By its path and on the `PATH` of a login shell.
-            let codex = codex_binary();
-            let placed = std::fs::hard_link(&codex, root.join("bin/codex"));
-            placed
-                .or_else(|_| std::fs::copy(&codex, root.join("bin/codex")).map(drop))
-                .expect("codex can be copied");
+            place_codex(&root.join("codex"));
         }
-        std::fs::write(root.join("home/.profile"), format!("PATH={}:$PATH\n", root.join("bin").display()))
-            .expect("a directory of ours");
+        std::fs::write(
+            root.join("home/.profile"),
+            format!("PATH={}:$PATH\n", root.join("codex/bin").display()),
+        )
+        .expect("a directory of ours");
         let cables = keeper.as_ref().filter(|_| self.machine.network).map(|keeper| Cables::lay(keeper.pid()));
         let place = match &cables {
             Some(cables) => (cables.ssh(), PORT),
@@ -231,7 +227,7 @@ impl Far {
 
     /// Its codex, by its path there.
     pub fn codex(&self) -> Option<PathBuf> {
-        self.setup_codex.then(|| self.root.join("bin/codex"))
+        self.setup_codex.then(|| self.root.join("codex/bin/codex"))
     }
 
     /// Where programs on it find servers of this machine, which must listen at this address.
@@ -377,6 +373,23 @@ impl Drop for Far {
             left.iter().for_each(Proc::kill_9);
         }
     }
+}
+
+/// Puts codex into a directory, with what its package has beside it: it brings its own sandbox.
+fn place_codex(dir: &Path) {
+    let codex = codex_binary();
+    let package = codex.ancestors().nth(2).filter(|package| package.join("codex-resources").is_dir());
+    let (from, to) = match package {
+        Some(package) => (package.to_owned(), dir.to_owned()),
+        None => {
+            std::fs::create_dir_all(dir.join("bin")).expect("a directory of ours");
+            (codex, dir.join("bin/codex"))
+        }
+    };
+    let copied = |how: &str| Command::new("cp").args(["--archive", how]).args([&from, &to]).output();
+    let linked = copied("--link").is_ok_and(|cp| cp.status.success());
+    // Links do not reach another file system.
+    assert!(linked || copied("--force").is_ok_and(|cp| cp.status.success()), "codex can be copied");
 }
 
 /// Asks the kernel for a port that nobody has.

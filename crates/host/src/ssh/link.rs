@@ -185,6 +185,30 @@ impl Link {
             Dial::Unix(path) => (path.display().to_string(), "AllowStreamLocalForwarding"),
             Dial::Loopback(port) => (format!("127.0.0.1:{port}"), "AllowTcpForwarding"),
         };
+        let unix = matches!(target, Dial::Unix(_));
+        let failure = match self.dial_once(target, &place).await? {
+            Ok(stream) => return Ok(stream),
+            // A server that forbids sockets says the same as where nobody listens, so the kernel is asked, unless
+            // sockets have been seen to work. Who listens now may have begun after we were refused: once more tells.
+            Err(NoDial::NotListening)
+                if unix && !self.dialled.load(Ordering::Relaxed) && self.listens(&place).await? =>
+            {
+                match self.dial_once(target, &place).await? {
+                    Ok(stream) => return Ok(stream),
+                    Err(NoDial::NotListening) => NoDial::Forbidden,
+                    Err(failure) => failure,
+                }
+            }
+            Err(failure) => failure,
+        };
+        Err(match failure {
+            NoDial::NotListening => HostError::NotListening { target: place },
+            NoDial::Gone(why) => self.unreachable(&why),
+            failure => forbidden(failure, place, setting),
+        })
+    }
+
+    async fn dial_once(&self, target: &Dial, place: &str) -> Result<Result<Box<dyn Duplex>, NoDial>> {
         let connection = self.connection(Lane::Control).await?;
         let (target, unix) = (target.clone(), matches!(target, Dial::Unix(_)));
         let dialling = runtime::run(async move {
@@ -193,25 +217,14 @@ impl Link {
                 Dial::Loopback(port) => dial::tcp(&connection, "127.0.0.1", *port).await,
             }
         });
-        match tokio::time::timeout(DIAL_LIMIT, dialling).await {
-            Ok(dialled) => match dialled? {
-                Ok(stream) => {
-                    self.dialled.fetch_or(unix, Ordering::Relaxed);
-                    Ok(stream)
-                }
-                // A server that forbids sockets says the same as where nobody listens, so the kernel is asked, unless
-                // sockets have been seen to work.
-                Err(NoDial::NotListening)
-                    if unix && !self.dialled.load(Ordering::Relaxed) && self.listens(&place).await? =>
-                {
-                    Err(forbidden(NoDial::Forbidden, place, setting))
-                }
-                Err(NoDial::NotListening) => Err(HostError::NotListening { target: place }),
-                Err(NoDial::Gone(why)) => Err(self.unreachable(&why)),
-                Err(failure) => Err(forbidden(failure, place, setting)),
-            },
-            Err(_) => Err(HostError::TimedOut { what: format!("connect to {place}"), limit: DIAL_LIMIT }),
+        let Ok(dialled) = tokio::time::timeout(DIAL_LIMIT, dialling).await else {
+            return Err(HostError::TimedOut { what: format!("connect to {place}"), limit: DIAL_LIMIT });
+        };
+        let dialled = dialled?;
+        if dialled.is_ok() {
+            self.dialled.fetch_or(unix, Ordering::Relaxed);
         }
+        Ok(dialled)
     }
 
     async fn listens(&self, socket: &str) -> Result<bool> {
