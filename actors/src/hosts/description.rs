@@ -399,13 +399,14 @@ mod tests {
     fn what_is_said_wins() {
         let all = target(json!({
             "address": "[::1]", "port": 2222, "user": "dev", "agent": "~/agent.sock", "host_key": FINGERPRINT,
-            "known_hosts": ["/etc/known", "~/known"], "max_sessions": 4, "task_root": "/srv/optio/", "jump": null,
+            "known_hosts": ["/etc/known", "~/known"], "max_sessions": 4, "task_root": "/srv/optio/", "codex": "~/bin/codex", "jump": null,
         }));
         assert_eq!((all.address.as_str(), all.port, all.user.as_str()), ("::1", 2222, "dev"));
         assert_eq!(all.login, Login::Agent(Some("/home/ada/agent.sock".into())));
         assert_eq!(all.host_keys.pinned, [FINGERPRINT]);
         assert_eq!(all.host_keys.known_hosts, ["/etc/known", "/home/ada/known"].map(PathBuf::from));
         assert_eq!((all.max_sessions, all.task_root.unwrap().to_str().unwrap()), (4, "/srv/optio"));
+        assert_eq!(all.codex.unwrap().to_str().unwrap(), "~/bin/codex");
         assert_eq!(target(json!({ "address": "a", "agent": true })).login, Login::Agent(None));
         assert_eq!(target(json!({ "address": "a", "agent": false })).login, own().login);
         let trusted = target(json!({ "address": "a", "trust_on_first_use": true }));
@@ -445,6 +446,7 @@ mod tests {
             (json!({ "max_sessions": 3 }), "max_sessions"),
             (json!({ "max_sessions": 1001 }), "max_sessions"),
             (json!({ "task_root": "" }), "task_root"),
+            (json!({ "codex": "bin/codex" }), "codex"),
             (json!({ "task_root": "/" }), "task_root"),
             (json!({ "task_root": "tasks" }), "task_root"),
             (json!({ "task_root": "/srv/../etc" }), "task_root"),

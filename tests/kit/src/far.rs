@@ -186,7 +186,9 @@ impl Far {
             "known_hosts": [self.files.path("known_hosts")],
             "task_root": self.task_root(),
         });
-        let Value::Object(entry) = entry else { unreachable!("it is written as one above") };
+        let Value::Object(mut entry) = entry else { unreachable!("it is written as one above") };
+        // Named, so that it is used where it is: a copy of 286 MB for each test would be the most of its time.
+        entry.extend(self.codex().map(|codex| ("codex".to_owned(), json!(codex))));
         entry
     }
 

@@ -393,7 +393,7 @@ impl TestServer {
             // Nobody listens there: no test ever asks the real login server.
             .env("CODEX_REFRESH_TOKEN_URL_OVERRIDE", "http://127.0.0.1:9/oauth/token")
             // Named, so that it is used where it is: a copy of 286 MB for each test would be the most of its time.
-            .envs((!self.setup.bare).then(|| ("OPTIO_CODEX_CODEX", self.codex())))
+            .envs((!self.setup.bare).then(|| ("OPTIO_CODEX_CODEX", root.join("bin/codex"))))
             .envs(std::env::var("RUST_LOG").map(|level| ("RUST_LOG", level)))
             .envs(&self.setup.env)
             .current_dir(root)
@@ -401,11 +401,6 @@ impl TestServer {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
-    }
-
-    /// The codex of the sessions' machine by its path there.
-    fn codex(&self) -> PathBuf {
-        self.far().and_then(Far::codex).unwrap_or_else(|| self.root().join("bin/codex"))
     }
 
     /// The port of the last start, kept where a killed service leaves it too.

@@ -100,6 +100,7 @@ impl Sshd {
             jump: None,
             max_sessions: 10,
             task_root: Some(self.dir.path().join("tasks")),
+            codex: None,
         }
     }
 
