@@ -351,6 +351,7 @@ fn a_target_that_makes_no_sense_is_refused() {
         jump: None,
         max_sessions: 10,
         task_root: None,
+        codex: None,
     };
     let made = |target: SshTarget| SshHost::new("box", target, "accepted".into()).is_ok();
     assert!(made(good.clone()));
