@@ -26,6 +26,9 @@ const MIDDLE: Duration = Duration::from_secs(40);
 const LONG: Duration = Duration::from_secs(100);
 /// Until a cut is noticed: two keepalives without an answer, 5 s each, and one to send.
 const NOTICED: Duration = Duration::from_secs(30);
+/// From the end of an agent at its guard's hands until we may be certain of it: a heartbeat may have got through until the cut
+/// was noticed.
+const CERTAIN: Duration = Duration::from_secs(45);
 /// Until everything goes on when the way is there again: a retry at most every 5 s, TCP's own, and a busy machine.
 const BACK: Duration = Duration::from_secs(60);
 
@@ -76,7 +79,7 @@ impl World {
     /// Puts a file into a workdir that takes a while on its way.
     fn make_large(&self, session: &Session) {
         let made = std::process::Command::new("sh")
-            .args(["-c", &format!("head -c {LARGE} /dev/urandom >large.bin && sha256sum large.bin >sum.txt")])
+            .args(["-c", &format!("yes | head -c {LARGE} >large.bin && sha256sum large.bin >sum.txt")])
             .current_dir(self.workdir(session))
             .status();
         assert!(made.expect("sh is everywhere").success());
@@ -332,7 +335,9 @@ async fn a_cut_of_forty_seconds_is_told_and_everything_goes_on_after_it() {
         let view = wait_down(session, true, NOTICED).await;
         assert_eq!(view["state"], state, "{view:#}");
         let reason = view["reason"].as_str().unwrap_or_default();
-        assert!(reason.contains("host box") && reason.contains("down since"), "{view:#}");
+        // One that is ending says why it ends.
+        let told = if state == "stopping" { "stopped on request" } else { "host box: down since" };
+        assert!(reason.starts_with(told), "{view:#}");
     }
     let host = cast.world.client.get("/v1/hosts/box").await;
     assert_eq!((&host["state"], &host["code"]), (&json!("down"), &json!("host_unreachable")), "{host:#}");
@@ -396,7 +401,7 @@ async fn a_cut_of_a_hundred_seconds_ends_what_had_a_lease_and_loses_no_login() {
     // Nobody can tell it to; its guard does.
     let leased = Duration::from_secs(70);
     wait_until("the leased agent is ended by its guard", leased, || async { !agent.is_alive() }).await;
-    let ending = cast.rotating.wait_state("stopping", Duration::from_secs(30)).await;
+    let ending = cast.rotating.wait_state("stopping", CERTAIN).await;
     let reason = ending["reason"].as_str().unwrap_or_default();
     assert!(reason.contains("box") && reason.contains("out of reach"), "{ending:#}");
     assert!(is_down(&ending), "{ending:#}");
@@ -482,8 +487,8 @@ async fn an_sshd_that_is_killed_and_started_again_takes_nothing_with_it() {
     far.kill_sshd();
     let down = wait_down(&session, true, NOTICED).await;
     assert_eq!(down["state"], "working", "{down:#}");
-    // Come back a little later: not at once, and not never.
-    assert_eq!(person.is_closed().await.0, 4002, "{:?}", person.closed);
+    // They are told to come back, not that it has ended.
+    assert!([4001, 4002].contains(&person.is_closed().await.0), "{:?}", person.closed);
     model.release();
     far.restart_sshd().await;
     session.wait_state("idle", BACK).await;
