@@ -86,8 +86,10 @@ impl Service {
         host.run(Command::new(["true"])).await?;
         let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let codex = self.settings.codex_on(name);
-        let (survey, mut orphans) =
-            tokio::try_join!(survey(&*host, codex.as_deref()), orphans(&*host, &known, SHOWN),)?;
+        let (survey, mut orphans) = tokio::try_join!(
+            survey(&*host, &*self.settings.provision, codex.as_deref()),
+            orphans(&*host, &known, SHOWN),
+        )?;
         let mut unknown = Vec::with_capacity(orphans.len());
         for left in orphans.drain(..) {
             // A list leaves out what cannot be read, and new sessions come all the time.

@@ -178,7 +178,7 @@ impl Session {
         let gate =
             self.ledger.read(|record| record.config.permission_gate() && record.phase != Phase::Stopping);
         let mut approval = Approval {
-            id: ApprovalId::mint(),
+            id: self.approval_id(&asked),
             session: self.id().clone(),
             kind: asked.kind.clone(),
             state: ApprovalState::Pending,
@@ -206,6 +206,26 @@ impl Session {
         self.ledger.edit(|record| approvals::remember(&mut record.approvals, approval.clone()));
         let name = if gate { "approval.requested" } else { "approval.resolved" };
         self.events.tell(name, &json!({ "approval": approval }));
+    }
+
+    /// The same for the same question, however often it is asked: a service that was killed between telling of it and its
+    /// record must not make another one of it. One that was withdrawn and is asked anew is another question.
+    fn approval_id(&self, asked: &Asked) -> ApprovalId {
+        let earlier = self.ledger.read(|record| {
+            let same = |a: &&Approval| a.is_same_question(&asked.request, &asked.method, &asked.raw);
+            record.approvals.iter().filter(same).count()
+        });
+        let of = |field| asked.raw.get(field).map(ToString::to_string).unwrap_or_default();
+        let words = [
+            json!(asked.request).to_string(),
+            asked.method.clone(),
+            of("itemId"),
+            of("turnId"),
+            earlier.to_string(),
+        ];
+        let run = self.run.run.to_string();
+        let words: Vec<_> = std::iter::once(&run).chain(&words).map(String::as_str).collect();
+        ApprovalId::of(&words)
     }
 
     fn reply(&mut self, asked: &Asked, decision: Decision, ctx: &mut Context<Self>) {

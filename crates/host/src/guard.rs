@@ -5,8 +5,8 @@
 //! switch: when nobody has touched the heartbeat for [`GuardSpec::term_after`] it sends SIGTERM to the agent's
 //! group, and at [`GuardSpec::kill_after`] SIGKILL.
 //!
-//! The functions here are [`Host`]'s `guard_*` methods, made of its other primitives only, so a host behind SSH gets
-//! them for nothing. The script's head says which processes and files there are.
+//! The functions here are what [`Host`]'s `guard_*` methods do unless a host has something else: they are made of its other
+//! primitives only. The script's head says which processes and files there are.
 
 mod launch;
 
@@ -119,7 +119,7 @@ pub enum Signal {
 }
 
 /// [`Host::guard_start`] on the other primitives of a host.
-pub async fn start(host: &dyn Host, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
+pub async fn start(host: &(impl Host + ?Sized), dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
     let launch = launch::file(&spec, &dir.path().join("guard"))?;
     let run = format!("{} {} {}\n", spec.run_mark, hundredths(spec.term_after), hundredths(spec.kill_after));
     // Before anything is overwritten: these files belong to an agent that may be alive.
@@ -154,7 +154,7 @@ pub async fn start(host: &dyn Host, dir: &TaskDir, spec: GuardSpec) -> Result<Ag
 }
 
 /// [`Host::guard_state`] on the other primitives of a host.
-pub async fn state(host: &dyn Host, dir: &TaskDir) -> Result<AgentState> {
+pub async fn state(host: &(impl Host + ?Sized), dir: &TaskDir) -> Result<AgentState> {
     if !started(host, dir).await? {
         return Ok(AgentState::Absent);
     }
@@ -175,7 +175,7 @@ pub async fn state(host: &dyn Host, dir: &TaskDir) -> Result<AgentState> {
 ///
 /// Costs no process as long as the watcher shows that it saw the heartbeat before. A watcher killed after that is
 /// therefore replaced by the second heartbeat from then, not by the first.
-pub async fn heartbeat(host: &dyn Host, dir: &TaskDir) -> Result<()> {
+pub async fn heartbeat(host: &(impl Host + ?Sized), dir: &TaskDir) -> Result<()> {
     let before = read(host, dir, "heartbeat").await?;
     let seen = read(host, dir, "seen").await?;
     beat(host, dir).await?;
@@ -189,7 +189,7 @@ pub async fn heartbeat(host: &dyn Host, dir: &TaskDir) -> Result<()> {
 }
 
 /// [`Host::guard_signal`] on the other primitives of a host.
-pub async fn signal(host: &dyn Host, dir: &TaskDir, signal: Signal) -> Result<bool> {
+pub async fn signal(host: &(impl Host + ?Sized), dir: &TaskDir, signal: Signal) -> Result<bool> {
     if !started(host, dir).await? {
         return Ok(false);
     }
@@ -202,7 +202,7 @@ pub async fn signal(host: &dyn Host, dir: &TaskDir, signal: Signal) -> Result<bo
 }
 
 /// [`Host::guard_gone`] on the other primitives of a host.
-pub async fn gone(host: &dyn Host, dir: &TaskDir, limit: Duration) -> Result<bool> {
+pub async fn gone(host: &(impl Host + ?Sized), dir: &TaskDir, limit: Duration) -> Result<bool> {
     if !started(host, dir).await? {
         return Ok(true);
     }
@@ -219,7 +219,7 @@ pub async fn gone(host: &dyn Host, dir: &TaskDir, limit: Duration) -> Result<boo
 }
 
 /// [`Host::guard_kill_leftovers`] on the other primitives of a host.
-pub async fn kill_leftovers(host: &dyn Host, dir: &TaskDir) -> Result<usize> {
+pub async fn kill_leftovers(host: &(impl Host + ?Sized), dir: &TaskDir) -> Result<usize> {
     if !started(host, dir).await? {
         return Ok(0);
     }
@@ -228,7 +228,7 @@ pub async fn kill_leftovers(host: &dyn Host, dir: &TaskDir) -> Result<usize> {
 }
 
 /// [`Host::guard_stderr`] on the other primitives of a host.
-pub async fn stderr_tail(host: &dyn Host, dir: &TaskDir) -> Result<Bytes> {
+pub async fn stderr_tail(host: &(impl Host + ?Sized), dir: &TaskDir) -> Result<Bytes> {
     let path = file("stderr")?;
     if host.info(dir, &path).await?.is_none() {
         return Ok(Bytes::new());
@@ -239,16 +239,16 @@ pub async fn stderr_tail(host: &dyn Host, dir: &TaskDir) -> Result<Bytes> {
 }
 
 /// True if an agent was ever started here: the script and what it needs to know are on disk.
-async fn started(host: &dyn Host, dir: &TaskDir) -> Result<bool> {
+async fn started(host: &(impl Host + ?Sized), dir: &TaskDir) -> Result<bool> {
     Ok(host.info(dir, &file("run")?).await?.is_some())
 }
 
-async fn beat(host: &dyn Host, dir: &TaskDir) -> Result<()> {
+async fn beat(host: &(impl Host + ?Sized), dir: &TaskDir) -> Result<()> {
     let beat = format!("{}\n", uuid::Uuid::new_v4().simple());
     host.write(dir, &file("heartbeat")?, beat.into(), 0o600).await
 }
 
-async fn read(host: &dyn Host, dir: &TaskDir, name: &str) -> Result<Option<Bytes>> {
+async fn read(host: &(impl Host + ?Sized), dir: &TaskDir, name: &str) -> Result<Option<Bytes>> {
     match host.read(dir, &file(name)?, FILE_LIMIT).await {
         Ok(bytes) => Ok(Some(bytes)),
         Err(HostError::NotFound { .. }) => Ok(None),
@@ -257,7 +257,13 @@ async fn read(host: &dyn Host, dir: &TaskDir, name: &str) -> Result<Option<Bytes
 }
 
 /// Runs a verb of the script and answers what it printed.
-async fn verb(host: &dyn Host, dir: &TaskDir, verb: &str, args: &[&str], limit: Duration) -> Result<String> {
+async fn verb(
+    host: &(impl Host + ?Sized),
+    dir: &TaskDir,
+    verb: &str,
+    args: &[&str],
+    limit: Duration,
+) -> Result<String> {
     let script = text(dir.join(&file("guard.sh")?))?;
     let files = text(dir.path().join("guard"))?;
     let mut argv = vec!["sh".to_owned(), script, verb.to_owned(), files];

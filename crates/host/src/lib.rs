@@ -253,25 +253,39 @@ pub trait Host: Send + Sync + 'static {
     /// Starts a program under the guard (see [`guard`]) in its own session and process group, detached from this
     /// process. Answers once the agent's identity is on disk. A guard that already parents a live agent of this task
     /// directory is [`HostError::AlreadyRunning`].
-    async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity>;
+    async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
+        guard::start(self, dir, spec).await
+    }
 
     /// What the guard's files and the process table say of the agent now. Works for an agent started by an earlier
     /// process of ours; identity is pid and start time, so a reused pid is never taken for the agent.
-    async fn guard_state(&self, dir: &TaskDir) -> Result<AgentState>;
+    async fn guard_state(&self, dir: &TaskDir) -> Result<AgentState> {
+        guard::state(self, dir).await
+    }
 
     /// Puts the dead-man's switch back by its whole limit, and starts a new guard where the old one was killed.
-    async fn guard_heartbeat(&self, dir: &TaskDir) -> Result<()>;
+    async fn guard_heartbeat(&self, dir: &TaskDir) -> Result<()> {
+        guard::heartbeat(self, dir).await
+    }
 
     /// Signals the agent's process group, if it still is the agent's. Answers whether there was anything to signal.
-    async fn guard_signal(&self, dir: &TaskDir, signal: Signal) -> Result<bool>;
+    async fn guard_signal(&self, dir: &TaskDir, signal: Signal) -> Result<bool> {
+        guard::signal(self, dir, signal).await
+    }
 
     /// Waits until the agent of this task directory and everything it started is gone, at most `limit`. `true` is
     /// proof: its process group is empty and no process carries its run mark (see [`GuardSpec::run_mark`]).
-    async fn guard_gone(&self, dir: &TaskDir, limit: Duration) -> Result<bool>;
+    async fn guard_gone(&self, dir: &TaskDir, limit: Duration) -> Result<bool> {
+        guard::gone(self, dir, limit).await
+    }
 
     /// Ends by SIGKILL whatever [`Host::guard_gone`] still sees. Answers how many processes it signalled.
-    async fn guard_kill_leftovers(&self, dir: &TaskDir) -> Result<usize>;
+    async fn guard_kill_leftovers(&self, dir: &TaskDir) -> Result<usize> {
+        guard::kill_leftovers(self, dir).await
+    }
 
     /// The last bytes (at most [`guard::STDERR_TAIL`]) of what the agent wrote to standard error.
-    async fn guard_stderr(&self, dir: &TaskDir) -> Result<Bytes>;
+    async fn guard_stderr(&self, dir: &TaskDir) -> Result<Bytes> {
+        guard::stderr_tail(self, dir).await
+    }
 }

@@ -24,9 +24,8 @@ use self::watching::Watcher;
 use crate::error::{HostError, Result};
 use crate::find_codex::KnownBinaries;
 use crate::{
-    AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
-    FilePart, GuardSpec, Host, Output, Pty, Reach, RelPath, Signal, Size, Spawned, TaskDir, TaskId, Watch,
-    archive, guard,
+    ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo, FilePart, Host, Output, Pty,
+    Reach, RelPath, Size, Spawned, TaskDir, TaskId, Watch, archive,
 };
 
 /// File operations under way at once, over all sessions of this host. They are short; more of them would only queue
@@ -329,33 +328,5 @@ impl Host for LocalHost {
 
     async fn find_codex(&self, wanted: Option<&Path>) -> Result<CodexBinary> {
         self.known_binaries.find(self, wanted).await
-    }
-
-    async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
-        guard::start(self, dir, spec).await
-    }
-
-    async fn guard_state(&self, dir: &TaskDir) -> Result<AgentState> {
-        guard::state(self, dir).await
-    }
-
-    async fn guard_heartbeat(&self, dir: &TaskDir) -> Result<()> {
-        guard::heartbeat(self, dir).await
-    }
-
-    async fn guard_signal(&self, dir: &TaskDir, signal: Signal) -> Result<bool> {
-        guard::signal(self, dir, signal).await
-    }
-
-    async fn guard_gone(&self, dir: &TaskDir, limit: Duration) -> Result<bool> {
-        guard::gone(self, dir, limit).await
-    }
-
-    async fn guard_kill_leftovers(&self, dir: &TaskDir) -> Result<usize> {
-        guard::kill_leftovers(self, dir).await
-    }
-
-    async fn guard_stderr(&self, dir: &TaskDir) -> Result<Bytes> {
-        guard::stderr_tail(self, dir).await
     }
 }

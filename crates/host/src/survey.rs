@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::orphans::task_root;
+use crate::provision::{Provision, ProvisionError, Tool, Wishes};
 use crate::{Command, Host, HostError, Result};
 
 const SCRIPT: &str = include_str!("survey.sh");
@@ -82,11 +84,11 @@ pub struct Disk {
     pub total_bytes: u64,
 }
 
-/// Surveys a host in two round trips: everything else in one, and its codex in another. `codex` is the
-/// operator's choice of one, if there is any.
+/// Surveys a host: everything else in one round trip, and then the codex that a session would find there. `codex` is the
+/// operator's choice of one, if there is any. Nothing is installed.
 ///
 /// What a host lacks is a problem in the answer; an error is a host that cannot be asked.
-pub async fn survey(host: &dyn Host, codex: Option<&Path>) -> Result<Survey> {
+pub async fn survey(host: &dyn Host, tools: &dyn Provision, codex: Option<&Path>) -> Result<Survey> {
     let root = task_root(host).unwrap_or_else(|| PathBuf::from("/"));
     let root_word = root.to_str().ok_or_else(|| HostError::Refused {
         what: "task root",
@@ -105,7 +107,7 @@ pub async fn survey(host: &dyn Host, codex: Option<&Path>) -> Result<Survey> {
     let said = String::from_utf8_lossy(&said.stdout);
     let said = Said::read(&said);
     let mut problems = Vec::new();
-    let mut tools = Tools {
+    let mut found = Tools {
         codex: None,
         tmux: said.tool("tmux"),
         ttyd: said.tool("ttyd"),
@@ -113,15 +115,20 @@ pub async fn survey(host: &dyn Host, codex: Option<&Path>) -> Result<Survey> {
         tar: said.tool("tar"),
     };
     said.machine_problems(&mut problems);
-    match find_codex(host, codex).await {
-        Ok(found) => tools.codex = Some(found),
-        Err(error) if error.reach_code().is_some() => return Err(error),
-        Err(error) => problems.push(match codex {
-            Some(_) => error.to_string(),
-            None => format!("{error}; without one, a session brings it along where that is allowed"),
+    match find_codex(host, tools, codex).await {
+        Ok(codex) => found.codex = Some(codex),
+        Err(ProvisionError::Host(error)) if error.reach_code().is_some() => return Err(error),
+        Err(error) => problems.push(match (codex, error) {
+            (Some(_), error) => error.to_string(),
+            (None, ProvisionError::NotAllowed { .. }) => {
+                "codex is missing: the first session brings it along where that is allowed".to_owned()
+            }
+            (None, error) => {
+                format!("{error}; without one, a session brings it along where that is allowed")
+            }
         }),
     }
-    tool_problems(&tools, &said, &mut problems);
+    tool_problems(&found, &said, &mut problems);
     let disk = said.get("df").and_then(|line| room(line, &root));
     if let Some(disk) = disk.as_ref().filter(|disk| disk.free_bytes < LITTLE_ROOM) {
         let (free, path) = (disk.free_bytes >> 20, disk.path.display());
@@ -142,16 +149,26 @@ pub async fn survey(host: &dyn Host, codex: Option<&Path>) -> Result<Survey> {
         user: said.owned("user"),
         home: said.owned("home").map(PathBuf::from),
         shell: said.owned("shell").map(PathBuf::from),
-        tools,
+        tools: found,
         disk,
         problems,
     })
 }
 
-async fn find_codex(host: &dyn Host, wanted: Option<&Path>) -> Result<Found> {
-    let found = tokio::time::timeout(CODEX_LIMIT, host.find_codex(wanted)).await;
-    let found = found
-        .unwrap_or_else(|_| Err(HostError::TimedOut { what: "finding codex".into(), limit: CODEX_LIMIT }))?;
+async fn find_codex(
+    host: &dyn Host,
+    tools: &dyn Provision,
+    wanted: Option<&Path>,
+) -> Result<Found, ProvisionError> {
+    // Only a look: what is cached there, or the host's own.
+    let wishes =
+        Wishes { program: wanted.map(Path::to_owned), install_if_missing: false, ..Wishes::default() };
+    let nothing_to_cancel = CancellationToken::new();
+    let finding = tools.provide(host, Tool::Codex, &wishes, &|_| {}, &nothing_to_cancel);
+    let found = tokio::time::timeout(CODEX_LIMIT, finding).await;
+    let found = found.unwrap_or_else(|_| {
+        Err(HostError::TimedOut { what: "finding codex".into(), limit: CODEX_LIMIT }.into())
+    })?;
     Ok(Found { path: found.path, version: Some(found.version) })
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use optio_host::fake::FakeHost;
+use optio_host::provision::InPlace;
 use optio_host::survey::{Survey, survey};
 use optio_host::{CodexBinary, ExitStatus, HostError, LocalHost, LocalHostConfig};
 use tokio::io::AsyncWriteExt;
@@ -70,7 +71,7 @@ impl Machine {
     }
 
     async fn survey(&self) -> Survey {
-        survey(&self.fake, None).await.unwrap()
+        survey(&self.fake, &InPlace, None).await.unwrap()
     }
 }
 
@@ -169,7 +170,7 @@ async fn a_codex_that_the_operator_names_and_that_is_no_codex_is_told_by_name() 
     };
     let host = LocalHost::new(config).unwrap();
     let wanted = temp.path().join("codex");
-    let found = survey(&host, Some(&wanted)).await.unwrap();
+    let found = survey(&host, &InPlace, Some(&wanted)).await.unwrap();
     assert_eq!(found.tools.codex, None);
     let told = problem(&found, wanted.to_str().unwrap()).unwrap();
     assert!(told.contains("does not exist") && !told.contains("brings it along"), "{told}");
@@ -181,5 +182,5 @@ async fn a_codex_that_the_operator_names_and_that_is_no_codex_is_told_by_name() 
 async fn a_machine_that_cannot_be_asked_is_an_error() {
     let fake = FakeHost::new();
     fake.on_program(async |_| ExitStatus::Code(127));
-    assert!(matches!(survey(&fake, None).await, Err(HostError::Failed { .. })));
+    assert!(matches!(survey(&fake, &InPlace, None).await, Err(HostError::Failed { .. })));
 }

@@ -1,6 +1,7 @@
 //! Ids: minted here, typed, and safe as a file name and in a URL.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// Crockford's base 32, as ULIDs are written: time-ordered, 26 characters, no look-alikes.
@@ -114,6 +115,20 @@ prefixed_id!(
     /// One question of an agent to a person.
     ApprovalId, "approval", "apr_"
 );
+
+impl ApprovalId {
+    /// The id of the question that these words tell from all others: the same words have the same id, also after a crash that
+    /// lost the record of it, so that whoever has seen it can still answer it.
+    pub fn of(words: &[&str]) -> Self {
+        let mut hash = Sha256::new();
+        for word in words {
+            hash.update((word.len() as u64).to_be_bytes());
+            hash.update(word);
+        }
+        let bits = hash.finalize().iter().take(16).fold(0, |bits, byte| bits << 8 | u128::from(*byte));
+        Self(format!("apr_{}", base32(bits)))
+    }
+}
 
 prefixed_id!(
     /// One attempt to get a new login by a code.
@@ -230,6 +245,17 @@ mod tests {
         }
         assert!("ses_01ARZ3NDEKTSV4RRFFQ69G5FA\n".parse::<SessionId>().is_err());
         assert!("0123456789abcdef0123456G".parse::<SeedId>().is_err());
+    }
+
+    #[test]
+    fn the_same_question_has_the_same_id_and_another_has_another() {
+        let id = ApprovalId::of(&["run", "7", "a"]);
+        assert_eq!(id, ApprovalId::of(&["run", "7", "a"]));
+        assert_eq!(id.as_str().parse::<ApprovalId>().as_ref(), Ok(&id));
+        for other in [&["run", "7", "b"][..], &["run", "7a", ""], &["run7", "", "a"], &["run", "7", "a", ""]]
+        {
+            assert_ne!(id, ApprovalId::of(other), "{other:?}");
+        }
     }
 
     #[test]

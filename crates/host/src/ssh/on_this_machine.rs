@@ -5,7 +5,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,9 +14,8 @@ use super::files::FarFiles;
 use super::shells::{Lane, Shells};
 use super::watching::FarWatch;
 use crate::{
-    AgentIdentity, AgentState, ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo,
-    FilePart, GuardSpec, Host, LocalHost, LocalHostConfig, Output, Pty, Reach, RelPath, Result, Signal, Size,
-    Spawned, TaskDir, TaskId, Watch,
+    ByteStream, Codec, CodexBinary, Command, Dial, Duplex, Excludes, FileInfo, FilePart, Host, LocalHost,
+    LocalHostConfig, Output, Pty, Reach, RelPath, Result, Size, Spawned, TaskDir, TaskId, Watch,
 };
 
 /// Starts the programs of the far side here.
@@ -180,26 +178,5 @@ impl Host for FarHere {
     }
     async fn find_codex(&self, wanted: Option<&Path>) -> Result<CodexBinary> {
         self.here.host.find_codex(wanted).await
-    }
-    async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
-        crate::guard::start(self, dir, spec).await
-    }
-    async fn guard_state(&self, dir: &TaskDir) -> Result<AgentState> {
-        crate::guard::state(self, dir).await
-    }
-    async fn guard_heartbeat(&self, dir: &TaskDir) -> Result<()> {
-        crate::guard::heartbeat(self, dir).await
-    }
-    async fn guard_signal(&self, dir: &TaskDir, signal: Signal) -> Result<bool> {
-        crate::guard::signal(self, dir, signal).await
-    }
-    async fn guard_gone(&self, dir: &TaskDir, limit: Duration) -> Result<bool> {
-        crate::guard::gone(self, dir, limit).await
-    }
-    async fn guard_kill_leftovers(&self, dir: &TaskDir) -> Result<usize> {
-        crate::guard::kill_leftovers(self, dir).await
-    }
-    async fn guard_stderr(&self, dir: &TaskDir) -> Result<Bytes> {
-        crate::guard::stderr_tail(self, dir).await
     }
 }
