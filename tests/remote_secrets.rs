@@ -153,7 +153,7 @@ async fn no_secret_is_seen_and_no_file_is_left_in_the_whole_life_of_two_sessions
         session.stop("graceful").await;
     }
     for session in [&session, &terminal] {
-        session.end(END).await;
+        session.wait_state("ended", END).await;
     }
     let seen = spy.ends();
     let told: Vec<_> = seen.argv.iter().filter(|(_, secret)| secret.is_some()).collect();
