@@ -35,6 +35,9 @@ fn closed_port() -> u16 {
     listener.local_addr().expect("a bound listener has an address").port()
 }
 
+/// A host, what its service is told of it, its code, whether trying again may help, and what a person must be told.
+type Case = (&'static str, Map<String, Value>, &'static str, bool, String);
+
 #[actix::test]
 async fn whatever_bars_the_way_has_its_own_code_on_the_probe_and_on_the_session() {
     let (model, oauth) = (MockModel::start(), FakeOauth::start());
@@ -49,8 +52,7 @@ async fn whatever_bars_the_way_has_its_own_code_on_the_probe_and_on_the_session(
     let changed = far.open_dir().join("known_hosts");
     std::fs::write(&changed, format!("[127.0.0.1]:{} {key}\n", entry["port"])).expect("a directory of ours");
 
-    // The host, its code, whether trying again may help, and what a person must be told.
-    let cases: [(&str, Map<String, Value>, &str, bool, String); 8] = [
+    let cases: [Case; 8] = [
         ("unknown", unknown(entry.clone()), "host_key_unknown", false, far.fingerprint()),
         (
             "changed",
