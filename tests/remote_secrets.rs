@@ -14,7 +14,7 @@ use common::{END, import, seeded, service};
 use optio_testkit::{FakeOauth, Far, LIMIT, MockModel, procs, wait_until};
 use serde_json::{Value, json};
 
-/// The mark that the environment of an agent has, and of what it starts.
+/// The mark that the environment of an agent has, and of what it starts; on a terminal it has its home there instead.
 const MARK: &[u8] = b"OPTIO_CODEX_RUN=";
 
 /// Where codex keeps what its sandbox mounts, for root.
@@ -31,7 +31,7 @@ struct Seen {
     looks: usize,
     /// Distinct command lines, with what is secret in them.
     argv: BTreeSet<(Vec<String>, Option<usize>)>,
-    /// Processes with something secret in their environment: what it is, whether an agent's mark is there too, who.
+    /// Processes with something secret in their environment: what it is, whether it is an agent's environment, who.
     environ: BTreeSet<(usize, bool, Vec<String>)>,
 }
 
@@ -40,6 +40,7 @@ impl Spy {
         let stop = Arc::new(AtomicBool::new(false));
         let secrets: Vec<Vec<u8>> = secrets.iter().map(|secret| secret.as_bytes().to_vec()).collect();
         let (far, ends) = (far.clone(), stop.clone());
+        let tasks = far.task_root().to_string_lossy().into_owned().into_bytes();
         let thread = std::thread::spawn(move || {
             let mut seen = Seen::default();
             while !ends.load(Ordering::Relaxed) {
@@ -51,7 +52,8 @@ impl Spy {
                     let environ = std::fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
                     for (index, secret) in secrets.iter().enumerate() {
                         if has(&environ, secret) {
-                            seen.environ.insert((index, has(&environ, MARK), process.argv.clone()));
+                            let of_agent = has(&environ, MARK) || has(&environ, &tasks);
+                            seen.environ.insert((index, of_agent, process.argv.clone()));
                         }
                     }
                     seen.argv.insert((process.argv, found));
@@ -151,7 +153,7 @@ async fn no_secret_is_seen_and_no_file_is_left_in_the_whole_life_of_two_sessions
         session.stop("graceful").await;
     }
     for session in [&session, &terminal] {
-        session.end(END).await;
+        session.wait_state("ended", END).await;
     }
     let seen = spy.ends();
     let told: Vec<_> = seen.argv.iter().filter(|(_, secret)| secret.is_some()).collect();

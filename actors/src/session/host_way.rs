@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use jiff::Timestamp;
+use optio_host::Reach;
 use serde_json::json;
 use tokio::sync::watch;
 use tracing::{Instrument, info, warn};
@@ -120,7 +121,11 @@ impl Session {
         self.crew(ctx).renewer.do_send(LetExpire);
         let host = self.run.host.name();
         let reason = format!("host {host} is out of reach since {since}; its guard has ended the agent");
-        self.end(Cause::failed(reason), ctx);
+        let code = match &*self.run.host.reach().borrow() {
+            Reach::Down { code, .. } => Some(*code),
+            Reach::Up | Reach::Untried => None,
+        };
+        self.end(Cause { code, ..Cause::failed(reason) }, ctx);
     }
 
     fn host_came_back(&mut self, ctx: &mut Context<Self>) {
