@@ -81,8 +81,9 @@ impl HostLink {
                 self.session.do_send(HostFact::CameBack);
             }
             Reach::Down { since, code, why } => {
-                // A clock before 1970 is the only thing that has no timestamp.
+                // A clock before 1970 is the only thing that has no timestamp. Whole seconds: it took many to find out.
                 let since = Timestamp::try_from(since).unwrap_or_else(|_| Timestamp::now());
+                let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
                 self.last_error = Some(why.clone());
                 self.session.do_send(HostFact::WentDown { since, code, why });
                 if self.loss.is_none() {

@@ -43,12 +43,14 @@ pub(super) struct Feed {
     begun: bool,
     ends: Instant,
     shutdown: watch::Receiver<bool>,
+    /// The service ends: there is one more look.
+    last: bool,
 }
 
 impl Feed {
     pub(super) fn new(stream: Arc<dyn JournalStream>, after: u64, shutdown: watch::Receiver<bool>) -> Self {
         let newest = stream.newest();
-        Self { stream, newest, after, begun: false, ends: Instant::now() + LIFE, shutdown }
+        Self { stream, newest, after, begun: false, ends: Instant::now() + LIFE, shutdown, last: false }
     }
 
     /// The frames, in chunks of many.
@@ -66,20 +68,25 @@ impl Feed {
         }
         let ping_at = Instant::now() + PING_AFTER;
         loop {
-            if *self.shutdown.borrow() || Instant::now() >= self.ends {
+            if Instant::now() >= self.ends {
                 return None;
             }
+            // Before the read: what was told before the service ends still arrives, its last words above all.
+            self.last |= *self.shutdown.borrow();
             // Seen before it is read: what comes during the read wakes the wait after it.
             self.newest.borrow_and_update();
             let frames = self.read().await?;
             if !frames.is_empty() {
                 return Some(frames);
             }
+            if self.last {
+                return None;
+            }
             tokio::select! {
                 // A stream that is gone has no more events.
                 changed = self.newest.changed() => changed.ok()?,
                 // Told, or nobody is left to tell.
-                _ = self.shutdown.wait_for(|down| *down) => return None,
+                _ = self.shutdown.wait_for(|down| *down) => self.last = true,
                 () = tokio::time::sleep_until(ping_at.min(self.ends)) => {
                     return (Instant::now() < self.ends).then(|| Bytes::from_static(PING));
                 }
@@ -187,6 +194,16 @@ mod tests {
         let (mut feed, shutdown) = feed(stream(0).await);
         feed.next().await;
         drop(shutdown);
+        assert_eq!(feed.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn what_was_told_before_the_service_ends_still_arrives() {
+        let stream = stream(1).await;
+        let (mut feed, shutdown) = feed(stream.clone());
+        feed.next().await;
+        shutdown.send_replace(true);
+        assert!(feed.next().await.unwrap().starts_with(b"event: progress\nid: 1\n"));
         assert_eq!(feed.next().await, None);
     }
 

@@ -9,6 +9,7 @@ import {
   isSameKey,
   optionOf,
   reapTasks,
+  reasonBeside,
 } from "./hosts";
 import type { Host, Leftover, Session } from "./protocol";
 
@@ -61,6 +62,11 @@ describe("a host that is down", () => {
   it("is told on its session with the time and the reason, and no longer when it is back", () => {
     expect(downWords(session({ host_down: down }))).toMatch(/^host box: down since .*12.*03.*: no route to host$/);
     expect(downWords(session({ host_down: null }))).toBeNull();
+    // What the session itself says of it is not said twice; why it stops is.
+    const said = "host box: down since 2026-01-02T12:03:00Z";
+    expect(reasonBeside(session({ host_down: down, reason: said }))).toBeNull();
+    expect(reasonBeside(session({ host_down: down, reason: "stopped on request" }))).toBe("stopped on request");
+    expect(reasonBeside(session({ host_down: null, reason: said }))).toBe(said);
     expect(downWords(session())).toBeNull();
   });
 

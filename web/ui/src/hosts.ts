@@ -63,6 +63,10 @@ export function downWords(session: Session): string | null {
   return `host ${session.host}: down${since(when)}: ${reason || code || "it did not say why"}`;
 }
 
+/** A session's reason, unless it only says once more what the banner says. */
+export const reasonBeside = (session: Session): string | null =>
+  isCutOff(session) && session.reason?.startsWith(`host ${session.host}: down since `) ? null : session.reason || null;
+
 /** ` since 12:03`, with the day where it is not today's; nothing for a time that cannot be read. */
 function since(time: string | null | undefined): string {
   const date = new Date(time ?? "");
