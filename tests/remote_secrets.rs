@@ -23,7 +23,7 @@ const CODEX_TMP: &str = "codex-bwrap-synthetic-mount-targets-0";
 /// Looks at every process of a machine all the time, as its other users may.
 struct Spy {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Seen>,
+    thread: Option<JoinHandle<Seen>>,
 }
 
 #[derive(Default)]
@@ -61,12 +61,23 @@ impl Spy {
             }
             seen
         });
-        Self { stop, thread }
+        Self { stop, thread: Some(thread) }
     }
 
-    fn ends(self) -> Seen {
+    fn ends(mut self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("it only looks")
+        let thread = self.thread.take().expect("it is taken here and in drop alone");
+        thread.join().expect("it only looks")
+    }
+}
+
+impl Drop for Spy {
+    fn drop(&mut self) {
+        // It holds the machine, which would outlive a test that fails.
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
     }
 }
 
