@@ -148,6 +148,8 @@ async fn no_secret_is_seen_and_no_file_is_left_in_the_whole_life_of_two_sessions
         let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
         assert_eq!(mode(&task), 0o700);
         assert_eq!(mode(&workdir.join("home/.codex/auth.json")), 0o600);
+        let of_guard = entries(&task.join("guard"), &[]);
+        assert!(of_guard.len() > 4 && of_guard.iter().all(|(_, mode)| mode & 0o077 == 0), "{of_guard:?}");
     }
     // Codex has a directory of its own there, whose name begins so.
     let of_codex = |path: &Path| path.strip_prefix(far.tmp()).is_ok_and(|path| path.starts_with(CODEX_TMP));

@@ -185,6 +185,12 @@ pub enum BrowserShims {
     Absent,
 }
 
+/// Codex 0.142.5 makes none of its helper programs (`apply_patch` and others) where its home lies below the directory for
+/// temporary files, and says so on the first screen instead. That is where sessions on other machines live unless told
+/// otherwise (S-056).
+const DEFAULT_TMPDIR: &str = "/tmp/";
+const OTHER_TMPDIR: &str = "/var/tmp";
+
 /// Composes the agent's environment. Lowest to highest: isolation, the caller's `env`, the browser stubs (S-250); the
 /// caller may so move `HOME` on purpose (S-006), and a `PATH` of the caller's is prefixed, not replaced.
 pub fn environment(config: &SessionConfig, workdir: &str, shims: BrowserShims) -> AgentEnvironment {
@@ -194,6 +200,9 @@ pub fn environment(config: &SessionConfig, workdir: &str, shims: BrowserShims) -
     }
     remove.extend(config.scrub_env().iter().cloned());
     let mut add = isolation(workdir);
+    if workdir.starts_with(DEFAULT_TMPDIR) {
+        add.insert("TMPDIR".to_owned(), OTHER_TMPDIR.to_owned());
+    }
     add.extend(config.env().clone());
     let mut path_prefix = vec![workdir::below(workdir, workdir::LOCAL_BIN)];
     if shims == BrowserShims::Installed {

@@ -125,7 +125,10 @@ async fn ask(host: &dyn Host, path: &Path, words: &[&str]) -> Result<Output> {
     let Some(program) = path.to_str() else {
         return Err(unusable(path, "its path is not UTF-8"));
     };
-    host.run(command(std::iter::once(program).chain(words.iter().copied()), ASK_LIMIT)).await
+    let mut asking = command(std::iter::once(program).chain(words.iter().copied()), ASK_LIMIT);
+    // Each start of codex makes a directory in its home; a question shall leave nothing in the user's.
+    asking.env.add.insert("CODEX_HOME".to_owned(), "/dev/null".to_owned());
+    host.run(asking).await
 }
 
 /// A command that does not depend on the user's home being there.

@@ -107,6 +107,26 @@ async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
     }
 }
 
+#[tokio::test]
+async fn its_files_are_private_and_the_agent_has_its_users_umask() {
+    use std::os::unix::fs::PermissionsExt;
+    let room = Room::new().await;
+    room.start("umask >umask; env >env; echo said >&2").await;
+    room.end().await;
+    let ours =
+        String::from_utf8(std::process::Command::new("sh").args(["-c", "umask"]).output().unwrap().stdout);
+    assert_eq!(room.workfile("umask"), ours.ok());
+    assert!(!room.workfile("env").unwrap().contains("UMASK"), "nothing of ours is handed down");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(room.guard_file("")).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.path());
+        seen += 1;
+    }
+    assert!(seen > 4, "{seen}");
+    room.clean().await;
+}
+
 /// State letter and start time from the process table.
 fn look(pid: u32) -> Option<(char, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -152,6 +152,21 @@ fn credentials_are_scrubbed_by_default_and_our_own_settings_always() {
 }
 
 #[test]
+fn a_workdir_among_temporary_files_has_another_place_for_them() {
+    let of = |workdir, extra: serde_json::Value| {
+        let mut wanted = serde_json::json!({ "mode": "conversation", "instructions": "" });
+        wanted.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let config = SessionConfig::from_json(wanted).unwrap();
+        environment(&config, workdir, BrowserShims::Absent).add.get("TMPDIR").cloned()
+    };
+    let none = serde_json::json!({});
+    assert_eq!(of("/tmp/optio-codex/a/workdir", none.clone()).as_deref(), Some("/var/tmp"));
+    assert_eq!(of("/tmpx/a/workdir", none), None);
+    let own = serde_json::json!({ "env": { "TMPDIR": "/mine" } });
+    assert_eq!(of("/tmp/a/workdir", own).as_deref(), Some("/mine"));
+}
+
+#[test]
 fn an_environment_shows_names_only() {
     let (config, _) = made("terminal", json!({ "env": { "K": "hunter2" } }));
     let shown = format!("{:?}", environment(&config, "/w", BrowserShims::Absent));

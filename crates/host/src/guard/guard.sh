@@ -34,6 +34,11 @@ _og_dir=${2-}
 _og_self=$_og_dir/guard.sh
 # A guard never carries a mark, not even that of an agent whose grandchild started all this.
 unset OPTIO_CODEX_RUN
+# Files of ours are for our eyes only; the agent has the umask that its user gave it, which the first of us still sees.
+_og_mask=${OPTIO_CODEX_UMASK:-$(umask)}
+OPTIO_CODEX_UMASK=$_og_mask
+export OPTIO_CODEX_UMASK
+umask 077
 
 # look PID: reads state, group, session and start time of a process. The name in parentheses may hold anything, newlines and
 # parentheses too, so everything is joined and only what follows the last one is taken.
@@ -255,6 +260,12 @@ agent() {
     eval "${_og_launch%.}"
 }
 
+# theirs: what comes now is the agent's, not ours.
+theirs() {
+    unset OPTIO_CODEX_UMASK
+    umask "$_og_mask"
+}
+
 # The launch file ends with `become WORDS…`.
 become() {
     case $1 in
@@ -265,6 +276,7 @@ become() {
     PATH=$_og_tools put "$_og_dir/agent" $$ "$_og_start" || fail "the agent's identity cannot be written"
     echo "started $$ $_og_start" >&3
     exec 3>&-
+    theirs
     exec "$@"
 }
 
@@ -289,6 +301,7 @@ open_terminal() {
     rm -f "$_og_socket"
     unset TMUX TMUX_PANE
     PATH=$_og_tools watching $$
+    theirs
     _og_said=$("$_og_tmux" -u -S "$_og_socket" "$@" 2>&1 </dev/null 3>&-) || fail "tmux: $_og_said"
     PATH=$_og_tools
     now
@@ -322,8 +335,10 @@ play() {
     esac
     look $$
     put "$_og_dir/agent" $$ "$_og_start" || refuse "the agent's identity cannot be written"
+    theirs
     "$@"
     _og_status=$?
+    umask 077
     now
     _og_stale=0
     [ -e "$_og_dir/stale" ] && _og_stale=1
