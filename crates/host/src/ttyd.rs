@@ -26,6 +26,9 @@ use crate::{
 /// How long a ttyd may take to listen (S-270); measured 10 ms.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long the last words of a ttyd that has ended are waited for: they are in its pipes already.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
+
 /// Longest line of its that is read; it writes short ones.
 const LINE_LIMIT: usize = 8 * 1024;
 
@@ -116,12 +119,18 @@ async fn started(host: &dyn Host, ttyd: &Path, tmux: &Path, agents: &Path, at: &
     // For its whole life: what nobody reads stalls it (S-273).
     let listening = said.listen([stdout, stderr]);
     let ready = async {
+        tokio::pin!(listening);
         tokio::select! {
-            port = listening => match port {
+            port = &mut listening => match port {
                 Some(port) => Ok(port),
                 None => Err(ended(&program, process.wait().await?, &said)),
             },
-            status = process.wait() => Err(ended(&program, status?, &said)),
+            status = process.wait() => {
+                let status = status?;
+                // What it said last may still be in its pipes; something it left behind may hold them for ever.
+                let _ = tokio::time::timeout(LAST_WORDS_LIMIT, listening).await;
+                Err(ended(&program, status, &said))
+            }
         }
     };
     let port = tokio::time::timeout(READY_LIMIT, ready).await.map_err(|_| HostError::TimedOut {
