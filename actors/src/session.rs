@@ -111,11 +111,6 @@ pub struct Session {
     span: Span,
 }
 
-/// The stable word again, for what was on record of it.
-fn reach_code_named(code: &str) -> Option<&'static str> {
-    optio_host::HostError::REACH_CODES.into_iter().find(|known| *known == code)
-}
-
 /// What a session needs from its parent.
 pub struct SessionParts {
     /// The service's settings.
@@ -220,7 +215,7 @@ impl Session {
             }
             Err(failed) => {
                 let lost = self.ledger.read(|r| r.host_down.as_ref().map(|down| down.code.clone()));
-                let code = failed.cause.code.or_else(|| lost.as_deref().and_then(reach_code_named));
+                let code = failed.cause.code.or(lost);
                 self.end(Cause { code, ..failed.cause }, ctx);
             }
         }

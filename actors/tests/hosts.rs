@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use optio_actors::Settings;
 use optio_actors::hosts::{Description, HostKey, Hosts, HostsError, HostsPlan, Machine, Own, Source};
 use optio_actors::session::StopMode;
 use optio_actors::session::phase::State;
@@ -14,8 +15,11 @@ use optio_actors::sessions::Launch;
 use optio_actors::testing::{World, play};
 use optio_codex_protocol::config::SessionConfig;
 use optio_host::fake::FakeHost;
+use optio_host::provision::Tool;
 use optio_host::ssh::Login;
 use optio_host::{Host, HostError};
+use optio_store::MemoryJournal;
+use optio_store::memory::MemoryStore;
 use serde_json::{Map, Value, json};
 
 /// A machine as [`optio_host::SshHost`] is one: the door of its own key.
@@ -66,6 +70,26 @@ fn names(hosts: &Hosts) -> Vec<String> {
 
 fn is_one(a: Option<Arc<dyn Host>>, b: Option<Arc<dyn Host>>) -> bool {
     Arc::ptr_eq(&a.unwrap(), &b.unwrap())
+}
+
+#[tokio::test]
+async fn a_program_of_this_machine_is_not_looked_for_on_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let configured = json!({
+        "box": { "address": "box", "codex": "~/bin/codex" },
+        "bare": { "address": "bare" },
+    });
+    let store = MemoryStore::new().store(MemoryJournal::new());
+    let stream = store.journal.open("service").await.unwrap();
+    let (codex, ttyd) = (Some("/here/codex".into()), Some("/here/ttyd".into()));
+    let settings = Settings { codex, ttyd, ..Settings::new(open(dir.path(), configured), store, stream) };
+    let config = SessionConfig::from_json(json!({ "mode": "conversation", "instructions": "" })).unwrap();
+    let program = |tool, host| settings.wishes(tool, &config, host).program;
+    assert_eq!(program(Tool::Codex, "local"), Some("/here/codex".into()));
+    assert_eq!(program(Tool::Ttyd, "local"), Some("/here/ttyd".into()));
+    // Said of that machine, and for it to read: its home is not ours.
+    assert_eq!(program(Tool::Codex, "box"), Some("~/bin/codex".into()));
+    assert_eq!((program(Tool::Codex, "bare"), program(Tool::Ttyd, "box")), (None, None));
 }
 
 #[test]

@@ -133,9 +133,9 @@ pub(super) fn start(session: &mut Session, kind: ChildKind, ctx: &mut Context<Se
         ChildKind::Terminal => {
             let pulse = Pulse::new(terminal::PULSE_LIMIT);
             let beat = pulse.clone();
-            let host = session.run.host.name();
-            let ttyd =
-                session.ledger.read(|record| session.settings.wishes(Tool::Ttyd, &record.config, host));
+            let wishes =
+                |record: &SessionRecord| session.settings.wishes(Tool::Ttyd, &record.config, &record.host);
+            let ttyd = session.ledger.read(wishes);
             let (addr, handle) = spawn_child(parent, kind, span, move |_| Terminal::new(run, beat, ttyd));
             (AnyChild::Terminal(addr), handle, pulse)
         }

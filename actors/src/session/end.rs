@@ -27,21 +27,26 @@ pub(super) struct Cause {
     /// One sentence that a person understands.
     pub reason: String,
     /// The stable word for it, where it has one.
-    pub code: Option<&'static str>,
+    pub code: Option<String>,
     /// How gently the agent is stopped.
     pub style: StopStyle,
 }
 
 impl Cause {
+    /// The run is over, one way or the other, and nothing is in a hurry.
+    pub(super) fn over(outcome: EndState, reason: impl Into<String>) -> Self {
+        Self { outcome, reason: reason.into(), code: None, style: StopStyle::Graceful }
+    }
+
     /// The run could not go on.
     pub(super) fn failed(reason: impl Into<String>) -> Self {
-        Self { outcome: EndState::Failed, reason: reason.into(), code: None, style: StopStyle::Graceful }
+        Self::over(EndState::Failed, reason)
     }
 
     /// The lease is lost: somebody else may use the login any moment.
     pub(super) fn lease_lost(why: &str) -> Self {
         let reason = format!("the lease of its seed is lost: {why}");
-        Self { outcome: EndState::Failed, reason, code: None, style: StopStyle::Fence }
+        Self { style: StopStyle::Fence, ..Self::failed(reason) }
     }
 }
 
@@ -55,7 +60,7 @@ impl Session {
         self.ledger.edit(|record| {
             record.outcome = Some(cause.outcome);
             record.reason = Some(cause.reason.clone());
-            record.code = cause.code.map(str::to_owned);
+            record.code.clone_from(&cause.code);
             record.begin_teardown(cause.style);
             // Nobody is needed for what is ending.
             if let Some(run) = &mut record.run {

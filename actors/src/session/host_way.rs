@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use jiff::Timestamp;
-use optio_host::Reach;
 use serde_json::json;
 use tokio::sync::watch;
 use tracing::{Instrument, info, warn};
@@ -115,17 +114,14 @@ impl Session {
 
     fn the_agent_has_been_ended(&mut self, ctx: &mut Context<Self>) {
         self.loss.clock = None;
-        let since = self.ledger.read(|record| record.host_down.as_ref().map(|down| down.since));
-        let Some(since) = since else { return };
+        let Some(HostDown { since, code, .. }) = self.ledger.read(|record| record.host_down.clone()) else {
+            return;
+        };
         self.loss.lease_left = true;
         self.crew(ctx).renewer.do_send(LetExpire);
         let host = self.run.host.name();
         let reason = format!("host {host} is out of reach since {since}; its guard has ended the agent");
-        let code = match &*self.run.host.reach().borrow() {
-            Reach::Down { code, .. } => Some(*code),
-            Reach::Up | Reach::Untried => None,
-        };
-        self.end(Cause { code, ..Cause::failed(reason) }, ctx);
+        self.end(Cause { code: Some(code), ..Cause::failed(reason) }, ctx);
     }
 
     fn host_came_back(&mut self, ctx: &mut Context<Self>) {

@@ -127,7 +127,7 @@ pub(super) async fn launch(
             LaunchError::Endless { child, .. } => Some(*child),
             _ => None,
         };
-        let cause = Cause { code: problem.code(), ..Cause::failed(problem.to_string()) };
+        let cause = Cause { code: problem.code().map(str::to_owned), ..Cause::failed(problem.to_string()) };
         NotLaunched { cause, still_at_it }
     })
 }
@@ -250,8 +250,7 @@ impl Launching {
 
     /// Has a tool provided on the host, as this session wants it. Its events tell how far that is.
     async fn provide(&self, tool: Tool) -> Result<Provided, LaunchError> {
-        let host = self.run.host.name();
-        let wishes = self.run.ledger.read(|record| self.settings.wishes(tool, &record.config, host));
+        let wishes = self.run.ledger.read(|record| self.settings.wishes(tool, &record.config, &record.host));
         let (run, progress) = (&self.run, Some(self.run.events.clone()));
         match provisioner::provide(&run.provisioner, &run.host, tool, wishes, progress, &self.stop).await {
             Err(ProvideError::Stopped(_)) => Err(LaunchError::Stopped),

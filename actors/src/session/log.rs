@@ -26,7 +26,7 @@ use super::{Beginning, Session};
 use crate::log_tail::{
     DeliverableSettled, Heed, LogLine, LogPosition, LogRead, ReadToTheEnd, Stage, StopReading, TailStart,
 };
-use crate::teardown::{Step, StopStyle};
+use crate::teardown::Step;
 
 /// How long the deliverables that were announced before DONE may take (S-188).
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -190,12 +190,12 @@ impl Session {
                 let verdict = verdict.clone();
                 ctx.run_later(DRAIN_LIMIT, move |session, ctx| {
                     let (outcome, reason) = verdict.outcome();
-                    session.end(Cause { outcome, reason, code: None, style: StopStyle::Graceful }, ctx);
+                    session.end(Cause::over(outcome, reason), ctx);
                 });
             }
             return;
         }
-        self.end(Cause { outcome, reason, code: None, style: StopStyle::Graceful }, ctx);
+        self.end(Cause::over(outcome, reason), ctx);
     }
 
     fn has_pending_deliverables(&self) -> bool {
@@ -231,12 +231,7 @@ impl Session {
                     let cause = of_agents_end(mode, status, None).map_or(otherwise, |(outcome, reason)| {
                         // One that was left has nothing to explain.
                         let said = if outcome == EndState::Failed { said.as_str() } else { "" };
-                        Cause {
-                            outcome,
-                            reason: format!("{reason}{said}"),
-                            code: None,
-                            style: StopStyle::Graceful,
-                        }
+                        Cause::over(outcome, format!("{reason}{said}"))
                     });
                     session.end(cause, ctx);
                 }

@@ -22,7 +22,7 @@ use crate::cred_watcher::WatchLogin;
 use crate::host_link::Connect;
 use crate::lease_renewer::unnoted_lease;
 use crate::process::{AdoptAgent, Transport};
-use crate::teardown::{StopStyle, Way};
+use crate::teardown::Way;
 
 /// What was found of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +89,7 @@ async fn look(run: RunContext, crew: Crew) -> Found {
             let by_itself =
                 (phase == Phase::Live && !by_guard).then(|| of_agents_end(mode, status, None)).flatten();
             Found::Over(match by_itself {
-                Some((outcome, reason)) => Cause { outcome, reason, code: None, style: StopStyle::Graceful },
+                Some((outcome, reason)) => Cause::over(outcome, reason),
                 None => ended_meanwhile(phase, Some(status), by_guard),
             })
         }

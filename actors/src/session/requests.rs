@@ -369,7 +369,7 @@ impl Handler<StopSession> for Session {
                 StopMode::Cancel if !seeded => StopStyle::Aggressive,
                 StopMode::Cancel | StopMode::Graceful => StopStyle::Graceful,
             };
-            self.end(Cause { outcome: EndState::Stopped, reason: stop.reason, code: None, style }, ctx);
+            self.end(Cause { style, ..Cause::over(EndState::Stopped, stop.reason) }, ctx);
         } else if stop.mode == StopMode::Cancel {
             self.give_the_host_up();
         }

@@ -166,17 +166,6 @@ pub enum HostError {
 }
 
 impl HostError {
-    /// Every word that [`HostError::reach_code`] may answer.
-    pub const REACH_CODES: [&'static str; 7] = [
-        "host_unreachable",
-        "host_name_unknown",
-        "host_key_unknown",
-        "host_key_changed",
-        "host_login_refused",
-        "host_login_unsupported",
-        "host_shell_unusable",
-    ];
-
     /// The stable word for why a host cannot be worked with; `None` for what has nothing to do with the way to it.
     pub fn reach_code(&self) -> Option<&'static str> {
         Some(match self {
