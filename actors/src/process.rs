@@ -433,9 +433,15 @@ impl Handler<StopAgent> for Process {
             if never_there {
                 return Ok(Finish::Skipped("the host was never reached, so no agent was started".to_owned()));
             }
-            let how = match piped {
-                Some(piped) => piped.stop(style, FLUSH_LIMIT, KILL_LIMIT).await.map_err(StepError::new)?,
-                None => stop_guarded_surely(&run, style).await?,
+            let was_piped = piped.is_some();
+            if let Some(piped) = piped {
+                piped.stop(style, FLUSH_LIMIT, KILL_LIMIT).await;
+            }
+            let how = match stop_guarded_surely(&run, style).await? {
+                Finish::Skipped(_) if was_piped => {
+                    Finish::Done("the agent on our pipes has ended".to_owned())
+                }
+                how => how,
             };
             run.did(Deed::AgentGone);
             Ok(how)
@@ -459,27 +465,34 @@ async fn stop_guarded_surely(run: &RunContext, style: StopStyle) -> StepResult {
     stop_guarded(&*run.host, &run.dir, style).await
 }
 
-/// Ends the agent under the guard of this task directory, and proves that nothing of it is left. An error is the absence of
-/// that proof. May be asked again, and by a later process.
+/// Ends the agent of this task directory, and proves that nothing of it is left: the one under its guard, and one that was on
+/// pipes and carries its run's mark. An error is the absence of that proof. May be asked again, and by a later process.
 pub(crate) async fn stop_guarded(host: &dyn Host, dir: &TaskDir, style: StopStyle) -> StepResult {
     let state = host.guard_state(dir).await.map_err(StepError::of_host)?;
-    if state == AgentState::Absent {
-        return Ok(Finish::Skipped("no agent was started".to_owned()));
-    }
+    let graceful = style == StopStyle::Graceful;
     let mut how = "it had ended by itself";
-    if matches!(state, AgentState::Running(_)) {
-        how = "killed";
-        if style == StopStyle::Graceful {
-            host.guard_signal(dir, Signal::Term).await.map_err(StepError::of_host)?;
-            how = "it ended after SIGTERM";
-            if !host.guard_gone(dir, FLUSH_LIMIT).await.map_err(StepError::of_host)? {
-                how = "killed, it did not end after SIGTERM";
+    if state == AgentState::Absent {
+        // No guard could signal it. One on pipes has lost them by now, and ends by that if it is given the time.
+        let limit = if graceful { FLUSH_LIMIT } else { Duration::ZERO };
+        if host.guard_gone(dir, limit).await.map_err(StepError::of_host)? {
+            return Ok(Finish::Skipped("no agent was started".to_owned()));
+        }
+        how = "it had lost its pipes and lived on";
+    } else {
+        if matches!(state, AgentState::Running(_)) {
+            how = "killed";
+            if graceful {
+                host.guard_signal(dir, Signal::Term).await.map_err(StepError::of_host)?;
+                how = "it ended after SIGTERM";
+                if !host.guard_gone(dir, FLUSH_LIMIT).await.map_err(StepError::of_host)? {
+                    how = "killed, it did not end after SIGTERM";
+                }
             }
         }
-    }
-    host.guard_signal(dir, Signal::Kill).await.map_err(StepError::of_host)?;
-    if host.guard_gone(dir, KILL_LIMIT).await.map_err(StepError::of_host)? {
-        return Ok(Finish::Done(how.to_owned()));
+        host.guard_signal(dir, Signal::Kill).await.map_err(StepError::of_host)?;
+        if host.guard_gone(dir, KILL_LIMIT).await.map_err(StepError::of_host)? {
+            return Ok(Finish::Done(how.to_owned()));
+        }
     }
     let leftovers = host.guard_kill_leftovers(dir).await.map_err(StepError::of_host)?;
     if host.guard_gone(dir, KILL_LIMIT).await.map_err(StepError::of_host)? {

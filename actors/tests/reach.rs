@@ -11,7 +11,7 @@ use optio_actors::session::{AnswerApproval, StopMode, TurnMode};
 use optio_actors::sessions::{OnExit, Resume};
 use optio_actors::supervision::ChildKind;
 use optio_actors::teardown::Step;
-use optio_actors::testing::{World, play};
+use optio_actors::testing::{Behaviour, World, play};
 use optio_actors::trace::Deed;
 use optio_host::AgentState;
 use optio_store::faulty::{Fault, StoreOp};
@@ -767,4 +767,33 @@ async fn attempts_to_reach_a_host_are_few() {
     assert!((35..120).contains(&old), "{old} in the next twenty");
     world.host.mend();
     world.stop(&id).await;
+}
+
+#[test]
+fn an_agent_on_pipes_that_outlives_its_connection_is_gone_before_its_login_is_anybody_elses() {
+    for ignores_eof in [true, false] {
+        play(async {
+            let world = World::new().await;
+            world.codex(false);
+            world.agents.behave(Behaviour { ignores_eof, ..Behaviour::default() });
+            let (seed, id) = seeded(&world).await;
+            world.talk(&id, "hello").await;
+            world.host.cut();
+            wait_down(&world, &id).await;
+            seconds(10).await;
+            assert_eq!(world.host.agents_running(), usize::from(ignores_eof));
+            let newest = world.rotate(&id);
+            world.host.mend();
+            world
+                .until("the lease's release", async || {
+                    let released = world.memory.holder(&seed).is_none();
+                    assert!(!released || world.host.agents_running() == 0, "it may still write its login");
+                    released
+                })
+                .await;
+            world.wait_over(&id).await;
+            assert_eq!(world.memory.credential(&seed), Some(newest));
+            world.check().await;
+        });
+    }
 }

@@ -34,6 +34,8 @@ pub struct Behaviour {
     pub dies_saying: Option<String>,
     /// Takes no notice of SIGTERM.
     pub ignores_term: bool,
+    /// On pipes, takes no notice of their end.
+    pub ignores_eof: bool,
     /// Leaves this many processes behind.
     pub leaves_behind: usize,
     /// Its login service has no codes.
@@ -144,7 +146,8 @@ impl FakeAgents {
                 let (stdout, _) = tokio::io::duplex(1);
                 let stdin = std::mem::replace(&mut launch.stdin, stdin);
                 let stdout = std::mem::replace(&mut launch.stdout, stdout);
-                running.push(wire::over_pipes(server.clone(), stdin, stdout, clients));
+                let stays = behaviour.ignores_eof;
+                running.push(wire::over_pipes(server.clone(), stdin, stdout, clients, stays));
             }
         }
         loop {

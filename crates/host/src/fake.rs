@@ -52,8 +52,8 @@ use tokio::sync::{mpsc, watch};
 
 use self::guarded::Guarded;
 use self::network::Network;
+use self::programs::{Child, KillOnDrop, PIPE, Process, Start, start};
 pub use self::programs::{FakeLaunch, FakeListener, FakeSignals, FakeStart};
-use self::programs::{KillOnDrop, PIPE, Process, Start, start};
 use self::tree::{Node, Tree};
 use crate::error::{HostError, Result};
 use crate::{
@@ -88,6 +88,8 @@ struct State {
     agents: Vec<Arc<Process>>,
     listeners: HashMap<Dial, mpsc::Sender<DuplexStream>>,
     guarded: HashMap<PathBuf, Guarded>,
+    /// The marks of runs whose agents no guard has started.
+    marks: HashMap<PathBuf, String>,
     trace: VecDeque<String>,
 }
 
@@ -109,6 +111,7 @@ impl FakeHost {
             agents: Vec::new(),
             listeners: HashMap::new(),
             guarded: HashMap::new(),
+            marks: HashMap::new(),
             trace: VecDeque::new(),
         };
         Self { shared: Arc::new(Mutex::new(state)), network: Arc::default() }
@@ -325,7 +328,7 @@ impl Host for FakeHost {
             stdin: Box::new(self.wire(connection, pipes.stdin)),
             stdout: Box::new(self.wire(connection, pipes.stdout)),
             stderr: Box::new(self.wire(connection, pipes.stderr)),
-            process: Box::new(KillOnDrop(process)),
+            process: Box::new(Child { process, host: self.clone(), connection }),
         })
     }
 
@@ -468,6 +471,14 @@ impl Host for FakeHost {
     async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
         self.enter(format!("guard_start {}", spec.argv.join(" "))).await?;
         self.start_guarded(dir, spec)
+    }
+
+    async fn guard_mark(&self, dir: &TaskDir, run_mark: &str) -> Result<()> {
+        self.enter(format!("guard_mark {}", dir.path().display())).await?;
+        let mut state = self.state();
+        state.guarded.remove(dir.path());
+        state.marks.insert(dir.path().to_path_buf(), run_mark.to_owned());
+        Ok(())
     }
 
     async fn guard_state(&self, dir: &TaskDir) -> Result<AgentState> {

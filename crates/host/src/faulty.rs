@@ -57,6 +57,7 @@ pub enum HostOp {
     Watch,
     FindCodex,
     GuardStart,
+    GuardMark,
     GuardState,
     GuardHeartbeat,
     GuardSignal,
@@ -245,6 +246,10 @@ impl Host for FaultyHost {
 
     async fn guard_start(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
         self.meet(HostOp::GuardStart, self.inner.guard_start(dir, spec)).await
+    }
+
+    async fn guard_mark(&self, dir: &TaskDir, run_mark: &str) -> Result<()> {
+        self.meet(HostOp::GuardMark, self.inner.guard_mark(dir, run_mark)).await
     }
 
     async fn guard_state(&self, dir: &TaskDir) -> Result<AgentState> {

@@ -31,6 +31,9 @@ const FILE_LIMIT: u64 = 4096;
 /// Bytes of the agent's standard error that are kept (S-088).
 pub const STDERR_TAIL: usize = 64 * 1024;
 
+/// The variable that carries a run's mark.
+pub const RUN_MARK: &str = "OPTIO_CODEX_RUN";
+
 /// What to run under the guard.
 #[derive(Debug, Clone)]
 pub struct GuardSpec {
@@ -40,7 +43,7 @@ pub struct GuardSpec {
     pub env: EnvPlan,
     /// Its directory, absolute.
     pub cwd: PathBuf,
-    /// Put into the environment as `OPTIO_CODEX_RUN`, and so inherited by everything the agent starts: how leftovers
+    /// Put into the environment as [`RUN_MARK`], and so inherited by everything the agent starts: how leftovers
     /// that changed their process group are found again. Unique per run.
     pub run_mark: String,
     /// Heartbeat age at which the guard sends SIGTERM; 45 s under a lease (TTL 60 s).
@@ -151,6 +154,20 @@ pub async fn start(host: &(impl Host + ?Sized), dir: &TaskDir, spec: GuardSpec) 
         }),
         _ => Err(unexpected(&answer)),
     }
+}
+
+/// [`Host::guard_mark`] on the other primitives of a host.
+pub async fn mark(host: &(impl Host + ?Sized), dir: &TaskDir, run_mark: &str) -> Result<()> {
+    // As in a start: these files belong to an agent that may be alive.
+    if let AgentState::Running(agent) = state(host, dir).await? {
+        return Err(already_running(dir, agent.pid));
+    }
+    host.write(dir, &file("guard.sh")?, Bytes::from_static(SCRIPT.as_bytes()), 0o600).await?;
+    for of_the_last in ["agent", "exit", "stale"] {
+        host.remove(dir, &file(of_the_last)?).await?;
+    }
+    // No watcher reads the ages.
+    host.write(dir, &file("run")?, format!("{run_mark} 0 0\n").into(), 0o600).await
 }
 
 /// [`Host::guard_state`] on the other primitives of a host.

@@ -257,6 +257,13 @@ pub trait Host: Send + Sync + 'static {
         guard::start(self, dir, spec).await
     }
 
+    /// Notes the mark of a run whose agent is started by [`Host::spawn`]: whatever has it as [`guard::RUN_MARK`] in its
+    /// environment is what [`Host::guard_gone`] and [`Host::guard_kill_leftovers`] look for from now on. A child on pipes may
+    /// outlive them: its end is seen over a connection, and connections break. To be called before the start.
+    async fn guard_mark(&self, dir: &TaskDir, run_mark: &str) -> Result<()> {
+        guard::mark(self, dir, run_mark).await
+    }
+
     /// What the guard's files and the process table say of the agent now. Works for an agent started by an earlier
     /// process of ours; identity is pid and start time, so a reused pid is never taken for the agent.
     async fn guard_state(&self, dir: &TaskDir) -> Result<AgentState> {

@@ -95,6 +95,7 @@ macro_rules! host_suite {
         an_agent_that_ignores_sigterm_is_killed_by_the_guard
         a_heartbeat_keeps_the_agent_alive
         leftovers_are_seen_and_killed
+        a_program_that_carries_the_mark_is_seen_and_killed
         the_agent_has_its_run_mark_and_its_errors_are_kept
     ); };
     (@tests $group:ident $make:path: $($name:ident)+) => {
@@ -198,7 +199,7 @@ pub async fn play(mut launch: FakeLaunch) -> ExitStatus {
             }
         }
         script::SHOW_MARK => {
-            let mark = launch.env.get("OPTIO_CODEX_RUN").cloned().unwrap_or_default();
+            let mark = launch.env.get(crate::guard::RUN_MARK).cloned().unwrap_or_default();
             launch.stderr.write_all(mark.as_bytes()).await.unwrap();
             ExitStatus::Code(3)
         }

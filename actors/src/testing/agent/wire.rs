@@ -81,6 +81,7 @@ pub(super) fn over_pipes(
     stdin: DuplexStream,
     mut stdout: DuplexStream,
     gone: CancellationToken,
+    stays: bool,
 ) -> BoxFuture<'static, ()> {
     async move {
         let (out, mut queue) = mpsc::unbounded_channel::<String>();
@@ -106,7 +107,9 @@ pub(super) fn over_pipes(
             () = gone.cancelled() => {}
         }
         server.disconnected(client);
-        server.exit(ExitStatus::Code(0), "");
+        if !stays {
+            server.exit(ExitStatus::Code(0), "");
+        }
     }
     .boxed()
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::FakeHost;
 use super::programs::{FakeStart, Process, Start, start};
 use crate::error::{HostError, Result};
-use crate::guard::STDERR_TAIL;
+use crate::guard::{RUN_MARK, STDERR_TAIL};
 use crate::{AgentIdentity, AgentState, ExitStatus, GuardSpec, Signal, TaskDir};
 
 /// A guard and its agent.
@@ -35,7 +35,7 @@ pub(super) struct Guarded {
 impl FakeHost {
     pub(super) fn start_guarded(&self, dir: &TaskDir, spec: GuardSpec) -> Result<AgentIdentity> {
         let mut env = self.environment(&spec.env)?;
-        env.insert("OPTIO_CODEX_RUN".into(), spec.run_mark);
+        env.insert(RUN_MARK.into(), spec.run_mark);
         let (program, pid) = self.next_program(&spec.argv)?;
         let with = Start { start: FakeStart::Guard(dir.clone()), argv: spec.argv, env, cwd: spec.cwd };
         let stderr = Arc::default();
@@ -65,6 +65,7 @@ impl FakeHost {
                 fewer: Arc::default(),
                 stderr,
             };
+            state.marks.remove(dir.path());
             state.guarded.insert(dir.path().to_path_buf(), guarded);
             state.agents.push(process);
             identity
@@ -174,8 +175,20 @@ impl FakeHost {
         alive.is_some()
     }
 
+    /// What lives and carries the mark of this task directory's run, where no guard has started its agent.
+    fn marked(&self, dir: &TaskDir) -> Vec<Arc<Process>> {
+        let state = self.state();
+        let Some(mark) = state.marks.get(dir.path()) else { return Vec::new() };
+        let marked =
+            |process: &&Arc<Process>| process.ended().is_none() && process.mark.as_ref() == Some(mark);
+        state.agents.iter().filter(marked).cloned().collect()
+    }
+
     pub(super) async fn all_gone(&self, dir: &TaskDir, limit: Duration) -> bool {
         let gone = async {
+            for process in self.marked(dir) {
+                process.wait().await;
+            }
             loop {
                 let (process, fewer, leftovers) = match self.state().guarded.get(dir.path()) {
                     Some(guarded) => {
@@ -194,9 +207,11 @@ impl FakeHost {
     }
 
     pub(super) fn kill_all_leftovers(&self, dir: &TaskDir) -> usize {
+        let marked = self.marked(dir);
+        marked.iter().for_each(|process| process.signal(Signal::Kill));
         let mut state = self.state();
         let Some(guarded) = state.guarded.get_mut(dir.path()) else {
-            return 0;
+            return marked.len();
         };
         let mut killed = std::mem::take(&mut guarded.leftovers);
         if guarded.process.ended().is_none() {

@@ -204,6 +204,11 @@ impl FakeHost {
         }
     }
 
+    /// True when the connection of this number has broken.
+    pub(super) fn has_lost(&self, connection: u64) -> bool {
+        self.network.is_broken(connection)
+    }
+
     /// Does what takes its time: it breaks off with its connection, and a silent one brings no answer.
     pub(super) async fn carry<T>(
         &self,

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FakeHost, Program};
 use crate::error::Result;
+use crate::guard::RUN_MARK;
 use crate::{AgentIdentity, Dial, ExitStatus, Signal, Size, SpawnedProcess, TaskDir};
 
 /// Bytes a pipe or a connection of the fake holds; a Linux pipe holds as many.
@@ -133,6 +134,8 @@ pub(super) struct Process {
     signals: mpsc::Sender<Signal>,
     killed: CancellationToken,
     ended: watch::Receiver<Option<ExitStatus>>,
+    /// The mark of its run, if it has one.
+    pub(super) mark: Option<String>,
 }
 
 impl Process {
@@ -185,6 +188,7 @@ pub(super) fn start(host: &FakeHost, program: &Program, with: Start, pid: u32) -
         (tokio::io::duplex(PIPE), tokio::io::duplex(PIPE), tokio::io::duplex(PIPE));
     // Pids are never reused here, so any start time would do; one that differs from the pid shows mix-ups.
     let identity = AgentIdentity { pid, start_time: u64::from(pid) * 100 };
+    let mark = with.env.get(RUN_MARK).cloned();
     let launch = FakeLaunch {
         start: with.start,
         argv: with.argv,
@@ -230,7 +234,7 @@ pub(super) fn start(host: &FakeHost, program: &Program, with: Start, pid: u32) -
         host.note(format!("pid {pid} ended with {status}"));
         end.send_replace(Some(status));
     });
-    let process = Arc::new(Process { identity, signals, killed, ended });
+    let process = Arc::new(Process { identity, signals, killed, ended, mark });
     (process, Pipes { stdin, stdout, stderr })
 }
 
@@ -254,18 +258,36 @@ impl Drop for KillOnDrop {
     }
 }
 
+/// A spawned program as it is had over the network: when that breaks, nobody hears of its end, and nobody ends it.
+pub(super) struct Child {
+    pub(super) process: Arc<Process>,
+    pub(super) host: FakeHost,
+    pub(super) connection: u64,
+}
+
 #[async_trait]
-impl SpawnedProcess for KillOnDrop {
+impl SpawnedProcess for Child {
     fn identity(&self) -> AgentIdentity {
-        self.0.identity
+        self.process.identity
     }
 
     async fn wait(&mut self) -> Result<ExitStatus> {
-        Ok(self.0.wait().await)
+        self.host.carry(self.connection, async { Ok(self.process.wait().await) }).await
     }
 
     async fn signal(&mut self, signal: Signal) -> Result<()> {
-        self.0.signal(signal);
-        Ok(())
+        let signalling = async {
+            self.process.signal(signal);
+            Ok(())
+        };
+        self.host.carry(self.connection, signalling).await
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.host.has_lost(self.connection) {
+            self.process.signal(Signal::Kill);
+        }
     }
 }

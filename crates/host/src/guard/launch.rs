@@ -5,12 +5,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::{GuardSpec, Stage, Terminal};
+use super::{GuardSpec, RUN_MARK, Stage, Terminal};
 use crate::{HostError, Result};
 use crate::{shell_env, tmux};
-
-/// The variable that carries [`GuardSpec::run_mark`].
-pub(super) const RUN_MARK: &str = "OPTIO_CODEX_RUN";
 
 /// Writes the file as shell commands: the directory, removals, additions, `PATH`, and `become` (in the script), which
 /// ends in `exec`, or `open_terminal`, which hands all of it to a tmux. Values stand in it, so it is 0600 and removed as

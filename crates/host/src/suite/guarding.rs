@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::{PATIENCE, script, task, wait_until};
+use super::{PATIENCE, script, sh, task, wait_until};
+use crate::guard::RUN_MARK;
 use crate::{
     AgentIdentity, AgentState, EnvPlan, ExitStatus, GuardSpec, Host, HostError, Signal, Stage, TaskDir,
 };
@@ -126,6 +127,21 @@ pub async fn leftovers_are_seen_and_killed(host: &dyn Host) {
     assert_eq!(host.guard_kill_leftovers(&dir).await.unwrap(), 2);
     assert!(host.guard_gone(&dir, PATIENCE).await.unwrap());
     assert_eq!(host.guard_kill_leftovers(&dir).await.unwrap(), 0);
+}
+
+pub async fn a_program_that_carries_the_mark_is_seen_and_killed(host: &dyn Host) {
+    let dir = task(host).await;
+    let mark = format!("suite-{}", uuid::Uuid::new_v4());
+    host.guard_mark(&dir, &mark).await.unwrap();
+    assert_eq!(host.guard_state(&dir).await.unwrap(), AgentState::Absent);
+    assert!(host.guard_gone(&dir, PATIENCE).await.unwrap());
+    let mut command = sh(script::SLEEP);
+    command.env.add.insert(RUN_MARK.into(), mark);
+    let mut spawned = host.spawn(command).await.unwrap();
+    assert!(!host.guard_gone(&dir, Duration::from_millis(200)).await.unwrap());
+    assert_eq!(host.guard_kill_leftovers(&dir).await.unwrap(), 1);
+    assert!(host.guard_gone(&dir, PATIENCE).await.unwrap());
+    assert_eq!(spawned.process.wait().await.unwrap(), ExitStatus::Signal(9));
 }
 
 pub async fn the_agent_has_its_run_mark_and_its_errors_are_kept(host: &dyn Host) {
